@@ -1,0 +1,7 @@
+"""Commands of the noun generation."""
+
+from ltxops.cli.output import Subparsers
+
+
+def register(nouns: Subparsers) -> None:
+    """Add this noun's verbs."""

@@ -1,0 +1,1 @@
+"""The weights a profile needs: read the manifest, fetch, prove, place."""

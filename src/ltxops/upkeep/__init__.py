@@ -1,0 +1,1 @@
+"""What keeps a host healthy after it was provisioned."""

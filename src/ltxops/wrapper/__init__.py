@@ -1,0 +1,1 @@
+"""The API service in front of ComfyUI."""
