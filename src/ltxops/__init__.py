@@ -1,5 +1,3 @@
 """Provision and operate guarded LTX-2 video hosts."""
 
-from importlib.metadata import version
-
-__version__ = version("ltxops")
+__version__ = "0.1.0"

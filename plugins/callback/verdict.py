@@ -1,0 +1,49 @@
+"""Ansible callback: after the recap, one line a host that says what stopped it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.callback import CallbackBase
+
+DOCUMENTATION = r"""
+name: verdict
+type: notification
+short_description: One closing line for each host that failed
+description:
+  - Collects the message of the task that stopped each host and prints them after the recap.
+"""
+
+
+class CallbackModule(CallbackBase):
+    """Remembers why each host stopped, and says so last."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "notification"
+    CALLBACK_NAME = "verdict"
+    CALLBACK_NEEDS_ENABLED = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reasons: dict[str, str] = {}
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        """Keep the message of a task that failed."""
+        if not ignore_errors:
+            self._remember(result, "failed")
+
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        """Keep the message of a host that could not be reached."""
+        self._remember(result, "unreachable")
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        """Print the reasons, one line a host."""
+        for host, reason in sorted(self._reasons.items()):
+            self._display.display(f"{host}: {reason}", color="red")
+
+    def _remember(self, result: Any, kind: str) -> None:
+        outcome = result.result if hasattr(result, "result") else result._result
+        task = result.task if hasattr(result, "task") else result._task
+        host = result.host if hasattr(result, "host") else result._host
+        message = str(outcome.get("msg") or outcome.get("stderr") or "no message")
+        self._reasons[host.get_name()] = f"{kind} at '{task.get_name().strip()}': {message.strip()}"

@@ -1,0 +1,85 @@
+#!/usr/bin/python
+"""Ansible module: run one ltxops command, and fail with the sentence it says."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: ltxops_cli
+short_description: Run an ltxops command on the host
+description:
+  - Runs C(ltxops) with C(--json) and returns the JSON object it prints.
+  - When the command fails, the task fails with the command's own sentence and its exit code.
+options:
+  command:
+    description: How ltxops is started, as a list.
+    type: list
+    elements: str
+    required: true
+  arguments:
+    description: Noun, verb and options, without C(--json).
+    type: list
+    elements: str
+    required: true
+  umask:
+    description: File mode creation mask, octal, as a string.
+    type: str
+    default: "022"
+author: ["the ltxops maintainers"]
+"""
+
+EXAMPLES = r"""
+- name: Fetch and prove the weights
+  ltxops_cli:
+    command: [/opt/ltxops/venv/bin/ltxops]
+    arguments: [models, sync, --profile, vast, --root, /workspace/ComfyUI/models]
+"""
+
+RETURN = r"""
+result:
+  description: The JSON object that the command printed.
+  returned: success
+  type: dict
+"""
+
+
+def parse_result(stdout: str) -> dict[str, Any]:
+    """Return the JSON object on the last line of `stdout`, or an empty one when there is none."""
+    lines = stdout.strip().splitlines()
+    try:
+        parsed = json.loads(lines[-1]) if lines else {}
+    except ValueError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def sentence_of(result: dict[str, Any], stderr: str, exit_code: int) -> str:
+    """Return the command's own account of its failure: `error` of its JSON, else what it wrote last."""
+    said = result.get("error") or stderr.strip() or "the command said nothing"
+    return f"{said} [ltxops exit {exit_code}]"
+
+
+def main() -> None:
+    """Run the command that the task describes."""
+    module = AnsibleModule(
+        argument_spec={
+            "command": {"type": "list", "elements": "str", "required": True},
+            "arguments": {"type": "list", "elements": "str", "required": True},
+            "umask": {"type": "str", "default": "022"},
+        },
+        supports_check_mode=False,
+    )
+    argv = [*module.params["command"], *module.params["arguments"], "--json"]
+    exit_code, stdout, stderr = module.run_command(argv, umask=int(module.params["umask"], 8))
+    result = parse_result(stdout)
+    if exit_code != 0:
+        module.fail_json(msg=sentence_of(result, stderr, exit_code), rc=exit_code, result=result, log=stderr)
+    module.exit_json(changed=False, result=result, log=stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,338 @@
+#!/usr/bin/python
+"""Ansible module: look at a host before anything is changed, and name every problem in one sentence each."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: ltxops_preflight
+short_description: Check that a host can become an LTX-2 video host
+description:
+  - Looks at the operating system, Python, memory, disk, GPU, needed commands and ports. Changes nothing.
+  - Fails with one sentence a problem, all of them at once, each with the exit code ltxops would give.
+options:
+  requirements:
+    description: What the host must offer; the keys are those of the role preflight.
+    type: dict
+    required: true
+  token:
+    description: The bearer token an operator gave, if any.
+    type: str
+author: ["the ltxops maintainers"]
+"""
+
+EXAMPLES = r"""
+- name: Check the host
+  ltxops_preflight:
+    requirements:
+      min_python: "3.10"
+      min_ram_gib: 32
+      ports: [{port: 8188, what: gateway, variable: gateway_port}]
+"""
+
+RETURN = r"""
+survey:
+  description: What was seen.
+  returned: always
+  type: dict
+"""
+
+GIB = 1024**3
+
+
+class Problem(NamedTuple):
+    """The exit code ltxops would give, and one sentence."""
+
+    code: int
+    sentence: str
+
+
+def version_tuple(text: str) -> tuple[int, ...]:
+    """Return the leading numbers of a dotted version, so that 3.10 sorts after 3.9."""
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+
+
+def parse_os_release(text: str) -> dict[str, str]:
+    """Return the fields of an os-release file (see os-release(5)), quotes removed."""
+    fields = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    return {key.strip(): value.strip().strip("\"'") for key, value in fields.items()}
+
+
+def parse_nvidia_smi(text: str) -> list[dict[str, Any]]:
+    """Read `nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader,nounits`.
+
+    Memory is in MiB there. A line of another shape is left out.
+    """
+    gpus = []
+    for line in text.splitlines():
+        parts = [part.strip() for part in line.split(",")]
+        if len(parts) == 3 and parts[1].isdigit():
+            gpus.append({"name": parts[0], "vram_mib": int(parts[1]), "driver": parts[2]})
+    return gpus
+
+
+def existing_parent(path: Path) -> Path:
+    """Return the nearest folder at or above `path` that is there."""
+    return next(folder for folder in [path, *path.parents] if folder.is_dir())
+
+
+def parse_listeners(table: str) -> dict[int, set[str]]:
+    """Read /proc/net/tcp or tcp6: port → inodes of the sockets that listen on it (state 0A)."""
+    listeners: dict[int, set[str]] = {}
+    for line in table.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) > 9 and fields[3] == "0A":
+            listeners.setdefault(int(fields[1].rsplit(":", 1)[1], 16), set()).add(fields[9])
+    return listeners
+
+
+def ancestors(pid: int) -> list[int]:
+    """Return `pid` and the processes above it, nearest first."""
+    chain: list[int] = []
+    while pid > 0 and pid not in chain:
+        chain.append(pid)
+        try:
+            # The command name in parentheses may hold spaces; what follows it does not.
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        except (OSError, ValueError, IndexError):
+            break
+    return chain
+
+
+def process_holding(inodes: set[str]) -> tuple[int, str] | None:
+    """Return (pid, command line) of a process that has one of these sockets open, if it can be seen."""
+    wanted = {f"socket:[{inode}]" for inode in inodes}
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        try:
+            held = any(str(descriptor.readlink()) in wanted for descriptor in folder.iterdir())
+            command = (folder.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if held:
+            return int(folder.parent.name), command.strip()
+    return None
+
+
+def socket_refuses(port: int) -> bool:
+    """Return whether loopback refuses to bind `port` although no listener of it can be seen."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+def survey_port(port: int, listeners: dict[int, set[str]], ours: int | None) -> dict[str, Any]:
+    """Say whether `port` is free, or taken by a child of our supervisord (`ours`), or by whom else."""
+    if port not in listeners:
+        return {"free": not socket_refuses(port), "ours": False, "holder": "another process"}
+    holder = process_holding(listeners[port])
+    if holder is None:
+        return {"free": False, "ours": False, "holder": "a process of another user"}
+    pid, command = holder
+    return {
+        "free": False,
+        "ours": ours is not None and ours in ancestors(pid),
+        "holder": f"pid {pid} ({command[:80]})",
+    }
+
+
+def read_pid(pidfile: str) -> int | None:
+    """Return the pid in `pidfile` if that process is a supervisord, else None."""
+    try:
+        pid = int(Path(pidfile).read_text())
+        return pid if b"supervisord" in Path(f"/proc/{pid}/cmdline").read_bytes() else None
+    except (OSError, ValueError):
+        return None
+
+
+def missing_bytes(files: list[dict[str, Any]], root: Path) -> int:
+    """Return how many bytes of `files` ({dest, size}) are not under `root` at their full size yet."""
+    total = 0
+    for file in files:
+        path = root / file["dest"]
+        present = path.stat().st_size if path.is_file() else -1
+        total += (file["size"] or 0) if present != file["size"] else 0
+    return total
+
+
+def survey_host(module: AnsibleModule, need: dict[str, Any]) -> dict[str, Any]:
+    """Look at the host; nothing is decided here."""
+    listeners: dict[int, set[str]] = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        if Path(table).exists():
+            for port, inodes in parse_listeners(Path(table).read_text()).items():
+                listeners.setdefault(port, set()).update(inodes)
+    ours = read_pid(need["supervisor_pidfile"])
+    gpus: list[dict[str, Any]] = []
+    smi = shutil.which(need["nvidia_smi"])
+    if smi:
+        query = ["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
+        code, stdout, _ = module.run_command([smi, *query])
+        gpus = parse_nvidia_smi(stdout) if code == 0 else []
+    root = Path(need["models_root"])
+    return {
+        "os": parse_os_release(Path("/etc/os-release").read_text()),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "ram_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpus": gpus,
+        "uid": os.geteuid(),
+        "free_bytes": shutil.disk_usage(existing_parent(root)).free,
+        "missing_bytes": missing_bytes(need["files"], root),
+        "commands": {name: shutil.which(name, path=need["search_path"]) for name in need["commands"]},
+        "ports": {str(port["port"]): survey_port(port["port"], listeners, ours) for port in need["ports"]},
+        "writable": os.access(existing_parent(Path(need["workspace"])), os.W_OK),
+    }
+
+
+def judge(seen: dict[str, Any], need: dict[str, Any]) -> list[Problem]:
+    """Hold what was `seen` against what is needed."""
+    return [
+        *judge_system(seen, need),
+        *judge_gpu(seen, need),
+        *judge_room(seen, need),
+        *judge_ports(seen, need),
+    ]
+
+
+def judge_settings(need: dict[str, Any], token: str | None) -> Iterator[Problem]:
+    """Settings that can be refused without looking at the host."""
+    if token is not None and not re.fullmatch(r"[A-Za-z0-9._~+/=-]{16,512}", token):
+        yield Problem(
+            2,
+            f"gateway_token has {len(token)} characters, or one that a header cannot carry: give 16 to "
+            "512 of A-Z a-z 0-9 . _ ~ + / = -, or leave it out and one is made",
+        )
+    for name in ("workspace", "home", "run_dir"):
+        if re.search(r"[^A-Za-z0-9._/@+-]", need[name]):
+            yield Problem(
+                2,
+                f"the path {need[name]!r} has a character that supervisord and nginx read in their own way: "
+                "use one with only letters, digits and . _ - @ + /",
+            )
+    # A Unix socket's name holds 107 bytes (unix(7)); supervisord adds a suffix of its own while binding.
+    socket_path = f"{need['run_dir']}/supervisor.sock"
+    if len(socket_path) > 90:
+        yield Problem(
+            2,
+            f"the path of supervisord's socket, {socket_path!r}, is {len(socket_path)} characters long "
+            "and may be 90: use a shorter folder",
+        )
+
+
+def judge_system(seen: dict[str, Any], need: dict[str, Any]) -> Iterator[Problem]:
+    """Operating system, Python, memory, rights and commands."""
+    family = {seen["os"].get("ID", "unknown"), *seen["os"].get("ID_LIKE", "").split()}
+    if not family & {"debian", "ubuntu"}:
+        name = seen["os"].get("PRETTY_NAME", "an unknown system")
+        yield Problem(1, f"this host runs {name}: Debian or Ubuntu is needed")
+    if version_tuple(seen["python"]) < version_tuple(need["min_python"]):
+        yield Problem(
+            1,
+            f"Python is {seen['python']}: {need['min_python']} or later is needed "
+            "(set ansible_python_interpreter to one)",
+        )
+    if seen["ram_bytes"] < need["min_ram_gib"] * GIB:
+        yield Problem(
+            1,
+            f"the host has {seen['ram_bytes'] / GIB:.1f} GiB of RAM: {need['min_ram_gib']} GiB are needed "
+            "(preflight_min_ram_gib)",
+        )
+    if need["scope"] == "host" and seen["uid"] != 0:
+        yield Problem(2, "scope host needs root: connect as root or set ansible_become: true")
+    if not seen["writable"]:
+        yield Problem(2, f"nothing can be written at {need['workspace']}: choose another folder or user")
+    for name, package in need["commands"].items():
+        if not seen["commands"][name] and need["scope"] == "user" and seen["uid"] != 0:
+            yield Problem(1, f"{name} is not installed: run `sudo apt-get install {package}` and start again")
+
+
+def judge_gpu(seen: dict[str, Any], need: dict[str, Any]) -> Iterator[Problem]:
+    """GPU, driver and video memory; asked for only where a GPU is required."""
+    if not need["gpu_required"]:
+        return
+    if not seen["gpus"]:
+        yield Problem(
+            1,
+            f"no NVIDIA GPU answers to {need['nvidia_smi']}: install the driver, or set "
+            "preflight_gpu_required: false on a machine that has none",
+        )
+        return
+    smallest = min(seen["gpus"], key=lambda gpu: gpu["vram_mib"])
+    # nvidia-smi reports less than the nominal size, for instance 23028 MiB on a 24 GB card.
+    if smallest["vram_mib"] < need["min_vram_gib"] * 1024 * 0.93:
+        yield Problem(
+            1,
+            f"{smallest['name']} has {smallest['vram_mib'] / 1024:.1f} GiB of video memory: "
+            f"{need['min_vram_gib']} GiB are needed (preflight_min_vram_gib)",
+        )
+    if version_tuple(smallest["driver"]) < version_tuple(str(need["min_driver"])):
+        yield Problem(
+            1,
+            f"the NVIDIA driver is {smallest['driver']}: {need['min_driver']} or later is needed "
+            "(preflight_min_driver)",
+        )
+
+
+def judge_room(seen: dict[str, Any], need: dict[str, Any]) -> Iterator[Problem]:
+    """Free disk against the weights that are still missing plus what must stay free."""
+    lacking = seen["missing_bytes"] + need["disk_reserve_gib"] * GIB - seen["free_bytes"]
+    if lacking > 0:
+        yield Problem(
+            4,
+            f"{need['models_root']} has {seen['free_bytes'] / GIB:.1f} GiB free; the missing weights take "
+            f"{seen['missing_bytes'] / GIB:.1f} GiB and {need['disk_reserve_gib']} GiB must stay free "
+            f"(preflight_disk_reserve_gib): {lacking / GIB:.1f} GiB are lacking",
+        )
+
+
+def judge_ports(seen: dict[str, Any], need: dict[str, Any]) -> Iterator[Problem]:
+    """Ports that somebody else has, and two of ours that are the same."""
+    first_use: dict[int, str] = {}
+    for port in need["ports"]:
+        state = seen["ports"][str(port["port"])]
+        if port["port"] in first_use:
+            yield Problem(2, f"{port['variable']} and {first_use[port['port']]} are both {port['port']}")
+        elif not state["free"] and not state["ours"]:
+            yield Problem(
+                1,
+                f"port {port['port']} ({port['what']}) is taken by {state['holder']}: stop it or set "
+                f"{port['variable']} to a free port",
+            )
+        first_use.setdefault(port["port"], port["variable"])
+
+
+def main() -> None:
+    """Survey, judge, and fail with every problem at once."""
+    module = AnsibleModule(
+        argument_spec={
+            "requirements": {"type": "dict", "required": True},
+            "token": {"type": "str", "no_log": True},
+        },
+        supports_check_mode=True,
+    )
+    need = module.params["requirements"]
+    problems = list(judge_settings(need, module.params["token"]))
+    seen = {} if problems else survey_host(module, need)
+    problems = problems or judge(seen, need)
+    if problems:
+        text = "; ".join(f"{problem.sentence} [ltxops exit {problem.code}]" for problem in problems)
+        module.fail_json(msg=text, survey=seen, rc=problems[0].code)
+    module.exit_json(changed=False, survey=seen)
+
+
+if __name__ == "__main__":
+    main()
