@@ -175,7 +175,7 @@ def survey_host(module: AnsibleModule, need: dict[str, Any]) -> dict[str, Any]:
         if Path(table).exists():
             for port, inodes in parse_listeners(Path(table).read_text()).items():
                 listeners.setdefault(port, set()).update(inodes)
-    ours = read_pid(need["supervisor_pidfile"])
+    ours = read_pid(need["our_pidfile"])
     gpus: list[dict[str, Any]] = []
     smi = shutil.which(need["nvidia_smi"])
     if smi:
