@@ -158,13 +158,36 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> Non
     raise AssertionError(f"nothing listens on {port}: {log.read_text()}")
 
 
-COMFYUI_ROUTES = (
-    "/ /prompt /queue /history /history/x /view?filename=a /ws /object_info /upload/image /system_stats "
-    "/interrupt /free /userdata /manager/reboot"
-).split()
-WRAPPER_ROUTES = (
-    "/generate /generate/sync /result/x /cancel/x /queue-info /health /docs /openapi.json /metrics /v1/models"
-).split()
+COMFYUI_ROUTES = [
+    "/",
+    "/prompt",
+    "/queue",
+    "/history",
+    "/history/x",
+    "/view?filename=a",
+    "/ws",
+    "/object_info",
+    "/upload/image",
+    "/system_stats",
+    "/interrupt",
+    "/free",
+    "/userdata",
+    "/manager/reboot",
+    ,
+]
+WRAPPER_ROUTES = [
+    "/generate",
+    "/generate/sync",
+    "/result/x",
+    "/cancel/x",
+    "/queue-info",
+    "/health",
+    "/docs",
+    "/openapi.json",
+    "/metrics",
+    "/v1/models",
+    ,
+]
 BAD = [
     {},
     {"Authorization": "Bearer wrong-wrong-wrong-1"},

@@ -73,3 +73,9 @@ def test_no_variable_that_is_used_anywhere_is_misspelt() -> None:
         if name not in known | hidden | registered | other_names
     }
     assert unknown == set()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_readme_of_a_role_names_all_its_variables(role: str) -> None:
+    named = set(re.findall(r"^\| `(\w+)`", (REPO / f"roles/{role}/README.md").read_text(), re.MULTILINE))
+    assert named == set(specs_of(role))
