@@ -173,7 +173,6 @@ COMFYUI_ROUTES = [
     "/free",
     "/userdata",
     "/manager/reboot",
-    ,
 ]
 WRAPPER_ROUTES = [
     "/generate",
@@ -186,7 +185,6 @@ WRAPPER_ROUTES = [
     "/openapi.json",
     "/metrics",
     "/v1/models",
-    ,
 ]
 BAD = [
     {},
