@@ -1,1 +1,1 @@
-"""The weights a profile needs: read the manifest, fetch, prove, place."""
+"""Weights: the manifest and its lock, the hub they come from, and the store that proves and places them."""

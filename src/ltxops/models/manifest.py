@@ -1,0 +1,219 @@
+"""The manifest (models.yaml): which weights exist, where each comes from and goes to, and which profile
+needs it.
+
+Everything that can be wrong in it is found while it is read, before any network is used and before anything
+on disk is touched: `load` raises BadInput with the file, the line and the key.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from ltxops.errors import BadInput
+from ltxops.models import strictyaml
+from ltxops.models.strictyaml import Value, did_you_mean
+
+#: Folder under the root that holds the store's own files; no weight may go there.
+STATE_FOLDER = ".ltxops"
+
+_MODEL_KEYS = ("repo", "file", "files", "dest", "revision", "license", "gated")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*\Z")
+
+
+def path_problem(path: str) -> str | None:
+    """Say why `path` is not a plain relative path that stays under its root; None when it is one."""
+    if not path:
+        return "is empty"
+    if path.startswith("/"):
+        return "is an absolute path; give one relative to ComfyUI's models folder"
+    if "\\" in path or not path.isprintable():
+        return "contains a backslash or a control character"
+    parts = path.split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        return "contains '..', '.' or an empty part, so it could leave the models folder"
+    if parts[0] == STATE_FOLDER:
+        return f"is inside {STATE_FOLDER}/, which belongs to ltxops"
+    return None
+
+
+@dataclass(frozen=True)
+class Model:
+    """One named set of files: a single `file` of a repository, or all that match the patterns `files`.
+
+    `revision` is a branch, tag or commit, None for the default branch. `gated` says that the hub gives the
+    files only to accounts that were granted access.
+    """
+
+    name: str
+    repo: str
+    file: str | None
+    files: tuple[str, ...]
+    dest: str
+    revision: str | None = None
+    license: str | None = None
+    gated: bool = False
+
+    def selects(self, path: str) -> bool:
+        """Tell whether `path`, relative to the repository, belongs to this model."""
+        if self.file is not None:
+            return path == self.file
+        return any(fnmatchcase(path, pattern) for pattern in self.files)
+
+    def destination(self, path: str) -> str:
+        """Return where `path` of the repository goes, relative to the root.
+
+        A pattern keeps the repository's folders below `dest`; a single file keeps only its own name, and a
+        `dest` without a slash at its end renames it.
+        """
+        if not self.dest.endswith("/"):
+            return self.dest
+        return self.dest + (path if self.file is None else path.rsplit("/", 1)[-1])
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A list of model names, on top of those of the profiles that it extends."""
+
+    models: tuple[str, ...]
+    extends: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest found consistent; `path` is for messages and for finding the lock beside it."""
+
+    path: Path
+    models: Mapping[str, Model]
+    profiles: Mapping[str, Profile]
+
+    def profile(self, name: str) -> list[Model]:
+        """Return the models of a profile, each once, those of extended profiles first. Raises BadInput."""
+        if name not in self.profiles:
+            hint = did_you_mean(name, self.profiles)
+            defined = ", ".join(self.profiles)
+            raise BadInput(f"{self.path}: profile '{name}' is not defined{hint} (defined: {defined})")
+        return [self.models[model] for model in dict.fromkeys(self._names(name))]
+
+    def _names(self, name: str) -> list[str]:
+        profile = self.profiles[name]
+        inherited = [model for base in profile.extends for model in self._names(base)]
+        return [*inherited, *profile.models]
+
+
+def conflict(destinations: Iterable[tuple[str, str]]) -> str | None:
+    """Say which (owner, destination) collide: the same file, or a file where a folder is needed."""
+    pairs = list(destinations)
+    owners: dict[str, str] = {}
+    for owner, dest in pairs:
+        if dest in owners:
+            return f"'{owners[dest]}' and '{owner}' have the same destination {dest}"
+        owners[dest] = owner
+    for owner, dest in pairs:
+        parts = dest.split("/")
+        for depth in range(1, len(parts)):
+            folder = "/".join(parts[:depth])
+            if folder in owners:
+                return f"'{owners[folder]}' is a file at {folder}, where '{owner}' needs a folder"
+    return None
+
+
+def load(path: Path) -> Manifest:
+    """Read and check the manifest at `path`. Raises BadInput naming file, line and key."""
+    root = strictyaml.read(path).mapping(("version", "models", "profiles"), ("version", "models", "profiles"))
+    if root["version"].integer() != 1:
+        raise root["version"].error("must be 1, the only version there is")
+    models = {name: _model(name, value) for name, value in root["models"].mapping().items()}
+    profile_values = root["profiles"].mapping()
+    profiles = {name: _profile(value, models, profile_values) for name, value in profile_values.items()}
+    for name, value in profile_values.items():
+        _refuse_cycle(name, value, profiles)
+    manifest = Manifest(path, models, profiles)
+    for name, value in profile_values.items():
+        problem = conflict(
+            (model.name, model.destination(model.file))
+            for model in manifest.profile(name)
+            if model.file is not None
+        )
+        if problem:
+            raise value.error(problem)
+    return manifest
+
+
+def _model(name: str, value: Value) -> Model:
+    if not _NAME.match(name):
+        raise value.error("is not a model name: use letters, digits, '.', '_' and '-'")
+    entries = value.mapping(_MODEL_KEYS, ("repo", "dest"))
+    repo = entries["repo"].string()
+    if not _REPO.match(repo):
+        raise entries["repo"].error(f"must be OWNER/NAME, not '{repo}'")
+    if ("file" in entries) == ("files" in entries):
+        raise value.error("give either 'file' or 'files', and not both")
+    file = _checked_path(entries["file"]) if "file" in entries else None
+    patterns = (
+        tuple(_checked_path(item) for item in entries["files"].sequence()) if "files" in entries else ()
+    )
+    if file is None and not patterns:
+        raise entries["files"].error("must name at least one file or pattern")
+    return Model(
+        name=name,
+        repo=repo,
+        file=file,
+        files=patterns,
+        dest=_destination(entries["dest"], folder_only=file is None),
+        revision=_optional(entries, "revision"),
+        license=_optional(entries, "license"),
+        gated=entries["gated"].boolean() if "gated" in entries else False,
+    )
+
+
+def _optional(entries: Mapping[str, Value], key: str) -> str | None:
+    return entries[key].string() if key in entries else None
+
+
+def _checked_path(value: Value) -> str:
+    path = value.string()
+    if problem := path_problem(path):
+        raise value.error(f"'{path}' {problem}")
+    return path
+
+
+def _destination(value: Value, *, folder_only: bool) -> str:
+    dest = value.string()
+    if problem := path_problem(dest[:-1] if dest.endswith("/") and dest != "/" else dest):
+        raise value.error(f"'{dest}' {problem}")
+    if folder_only and not dest.endswith("/"):
+        raise value.error(
+            f"'{dest}' must be a folder with a slash at its end, because 'files' can match several"
+        )
+    return dest
+
+
+def _profile(value: Value, models: Mapping[str, Model], profiles: Mapping[str, Value]) -> Profile:
+    entries = value.mapping(("extends", "models"))
+    if not entries:
+        raise value.error("needs 'models', 'extends' or both")
+    return Profile(
+        models=_names(entries.get("models"), "model", models),
+        extends=_names(entries.get("extends"), "profile", profiles),
+    )
+
+
+def _names(value: Value | None, kind: str, known: Mapping[str, object]) -> tuple[str, ...]:
+    items = value.sequence() if value is not None else []
+    for item in items:
+        name = item.string()
+        if name not in known:
+            raise item.error(f"{kind} '{name}' is not defined{did_you_mean(name, known)}")
+    return tuple(item.string() for item in items)
+
+
+def _refuse_cycle(
+    name: str, value: Value, profiles: Mapping[str, Profile], chain: tuple[str, ...] = ()
+) -> None:
+    if name in chain:
+        raise value.error(f"extends itself: {' -> '.join((*chain, name))}")
+    for base in profiles[name].extends:
+        _refuse_cycle(base, value, profiles, (*chain, name))

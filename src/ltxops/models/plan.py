@@ -1,0 +1,111 @@
+"""What has to be done to a root: decisions only, from facts that others collect."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from ltxops.errors import BadInput, DiskFull
+from ltxops.models.ledger import Proof
+from ltxops.models.lock import LockedFile, LockedModel
+from ltxops.models.manifest import Model, conflict
+
+
+class State(Enum):
+    """How a wanted file stands on disk."""
+
+    #: Proven, and not changed since.
+    PRESENT = "present"
+    MISSING = "missing"
+    #: Of the right size, but not proven or changed since: it has to be hashed.
+    UNPROVEN = "unproven"
+    #: Proven for what was wanted before; stays until its replacement is proven.
+    OUTDATED = "outdated"
+    #: Of another size than promised.
+    WRONG = "wrong"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One file that a profile needs: where it comes from, and `dest`, where it goes under the root."""
+
+    model: str
+    repo: str
+    revision: str
+    file: LockedFile
+    dest: str
+    gated: bool
+
+
+def wanted_files(
+    models: Iterable[Model], locked: Mapping[str, LockedModel], resolved: Mapping[str, LockedModel]
+) -> tuple[list[Wanted], list[Model]]:
+    """Return the files of `models`, and the models whose files nobody knows yet.
+
+    The lock wins over what was resolved on this host; what was resolved for another repo, file or revision
+    than the manifest has now does not count. Raises BadInput when two files have one destination.
+    """
+    files: list[Wanted] = []
+    unknown: list[Model] = []
+    for model in models:
+        entry = locked.get(model.name) or resolved.get(model.name)
+        if entry is None or not entry.fits(model):
+            unknown.append(model)
+            continue
+        files += [
+            Wanted(model.name, model.repo, entry.revision, file, model.destination(file.path), model.gated)
+            for file in entry.files
+        ]
+    if problem := conflict((item.model, item.dest) for item in files):
+        raise BadInput(f"models: {problem}; change 'dest' of one of them in the manifest")
+    return files, unknown
+
+
+def state_of(wanted: Wanted, stat: os.stat_result | None, proof: Proof | None) -> State:
+    """Judge one file from its stat (None when it is not there) and the proof on record."""
+    if stat is None:
+        return State.MISSING
+    if proof is not None and proof.covers(stat):
+        return State.PRESENT if proof.proves(wanted.file) else State.OUTDATED
+    return State.UNPROVEN if stat.st_size == wanted.file.size else State.WRONG
+
+
+@dataclass(frozen=True)
+class Space:
+    """Whether the disk can take what is missing. All in bytes."""
+
+    needed: int
+    reserve: int
+    free: int
+
+    @property
+    def short(self) -> int:
+        """How much has to be freed first; 0 when there is enough. Nothing to fetch always fits."""
+        return max(0, self.needed + self.reserve - self.free) if self.needed else 0
+
+    def describe(self, root: str) -> str:
+        """Return the verdict as a sentence."""
+        facts = f"{size_text(self.needed)} to fetch and {size_text(self.reserve)} to keep free"
+        if not self.short:
+            return f"enough disk at {root}: {facts}, {size_text(self.free)} free"
+        return (
+            f"not enough disk at {root}: {facts}, but {size_text(self.free)} free, "
+            f"{size_text(self.short)} short"
+        )
+
+    def require(self, root: str) -> None:
+        """Raise DiskFull when there is not enough."""
+        if self.short:
+            raise DiskFull(
+                f"{self.describe(root)}; free that much or use a smaller profile (nothing was fetched)"
+            )
+
+
+def size_text(count: int) -> str:
+    """Write a number of bytes for a person: `24.4 GiB`, `612 B`."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"

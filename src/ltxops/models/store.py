@@ -1,0 +1,198 @@
+"""The folder that holds the weights (ComfyUI's models/), and the only code that changes it.
+
+A file gets its final name by a rename, after its size and hash were proven; its proof then goes into the
+ledger. The store's own files are in ROOT/.ltxops: the ledger, the lock, and `incoming` with what is still
+arriving, on the same file system as the weights so that a rename is all it takes.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+from ltxops.errors import BadInput, Busy
+from ltxops.models.durable import sync_folder
+from ltxops.models.ledger import Ledger, Proof
+from ltxops.models.manifest import STATE_FOLDER
+from ltxops.models.plan import State, Wanted, state_of
+from ltxops.models.proof import Digest, digest_of
+
+_POLL_SECONDS = 0.2
+
+
+class Store:
+    """One root. Reading needs nothing; call `prepare` and hold `exclusive` before changing anything."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        if self.root.resolve() == Path(self.root.anchor):
+            raise BadInput(f"--root {root} is the whole file system; give ComfyUI's models folder")
+        if not _nearest(self.root).is_dir():
+            raise BadInput(
+                f"--root {root}: {_nearest(self.root)} is not a folder; give ComfyUI's models folder"
+            )
+        self._state = self.root / STATE_FOLDER
+        self.incoming = self._state / "incoming"
+        self.ledger = Ledger(self._state / "ledger.json")
+
+    def prepare(self) -> None:
+        """Make the root and the store's own folder. Raises BadInput when that is not possible."""
+        if self._state.is_symlink() or self.incoming.is_symlink():
+            raise BadInput(
+                f"{self._state} or a folder in it is a symbolic link; remove the link and run again"
+            )
+        try:
+            self.incoming.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(
+                f"--root {self.root} cannot be used: {error.strerror}: {error.filename}"
+            ) from error
+
+    @contextlib.contextmanager
+    def exclusive(self, wait_seconds: float = 0) -> Iterator[None]:
+        """Hold the root's lock. Raises Busy when another run still has it after `wait_seconds`."""
+        path = self._state / "lock"
+        deadline = time.monotonic() + wait_seconds
+        with path.open("a+", encoding="utf-8") as stream:
+            while True:
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        stream.seek(0)
+                        holder = stream.read(32).strip() or "unknown"
+                        raise Busy(
+                            f"another run (process {holder}) is changing {self.root}; wait for it to end, "
+                            "or give --wait SECONDS"
+                        ) from None
+                time.sleep(_POLL_SECONDS)
+            stream.truncate(0)
+            stream.write(f"{os.getpid()}\n")
+            stream.flush()
+            # What the run before this one proved is needed now, not what was read before the wait.
+            self.ledger = Ledger(self._state / "ledger.json")
+            yield
+
+    def check(self, destinations: Iterable[str]) -> None:
+        """Raise BadInput for a destination whose links leave the root, or that a rename could not reach.
+
+        A destination with a slash at its end is a folder. Works before the root exists; changes nothing.
+        """
+        real_root = self.root.resolve()
+        folders = set()
+        for dest in destinations:
+            path = self.root / dest
+            if dest.endswith("/"):
+                folders.add(path)
+                continue
+            folders.add(path.parent)
+            if path.is_symlink():
+                raise BadInput(
+                    f"{path} is a symbolic link; remove it, so that the weight itself can be put there"
+                )
+            if path.is_dir():
+                raise BadInput(f"{path} is a folder, where the manifest wants a file; move it away")
+        for folder in sorted(folders):
+            self._check_folder(folder, real_root)
+
+    def inspect(self, wanted: Iterable[Wanted]) -> list[tuple[Wanted, State]]:
+        """Judge every file with one stat each."""
+        return [
+            (item, state_of(item, self._stat(item.dest), self.ledger.files.get(item.dest))) for item in wanted
+        ]
+
+    def free_bytes(self) -> int:
+        """Return what is free for this user where the root is, or will be."""
+        return shutil.disk_usage(_nearest(self.root)).free
+
+    def part(self, wanted: Wanted) -> Path:
+        """Return where a file arrives: one name for each content, so that a rerun finds it."""
+        identity = "\0".join((wanted.dest, wanted.repo, wanted.revision, wanted.file.path, str(wanted.file)))
+        name = wanted.dest.rsplit("/", 1)[-1][:100]
+        return self.incoming / f"{name}.{hashlib.sha256(identity.encode()).hexdigest()[:16]}.part"
+
+    def arrived_bytes(self, wanted: Wanted) -> int:
+        """Return how much of a file an earlier run has left in `incoming`."""
+        try:
+            return min(self.part(wanted).stat().st_size, wanted.file.size)
+        except FileNotFoundError:
+            return 0
+
+    def sweep(self, keep: Collection[Path]) -> None:
+        """Remove what earlier runs left in `incoming` and nobody waits for."""
+        for path in self.incoming.iterdir():
+            if path not in keep:
+                path.unlink()
+
+    def adopt(self, wanted: Wanted) -> str | None:
+        """Hash a file that is there: record its proof, or remove it and say what was wrong with it."""
+        path = self.root / wanted.dest
+        before = path.stat()
+        digest = digest_of(path, wanted.file)
+        if problem := digest.mismatch():
+            self.remove(wanted)
+            return problem
+        # The stat from before the hash: a write during the hash leaves a proof that no longer covers the
+        # file.
+        self.ledger.prove(wanted.dest, _proof(wanted, before, digest, "found"))
+        return None
+
+    def remove(self, wanted: Wanted) -> None:
+        """Take a bad file away from under its final name."""
+        path = self.root / wanted.dest
+        path.unlink(missing_ok=True)
+        sync_folder(path.parent)
+        self.ledger.forget(wanted.dest)
+
+    def place(self, wanted: Wanted, part: Path, digest: Digest, source: str) -> None:
+        """Give a proven file, already synced to disk, its final name, and record the proof."""
+        final = self.root / wanted.dest
+        final.parent.mkdir(parents=True, exist_ok=True)
+        self.check([wanted.dest])
+        part.replace(final)
+        sync_folder(final.parent)
+        self.ledger.prove(wanted.dest, _proof(wanted, final.stat(), digest, source))
+
+    def _stat(self, dest: str) -> os.stat_result | None:
+        try:
+            return (self.root / dest).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def _check_folder(self, folder: Path, real_root: Path) -> None:
+        if not folder.resolve().is_relative_to(real_root):
+            raise BadInput(
+                f"{folder} is a symbolic link that leaves {self.root}; point --root at the real folder"
+            )
+        existing = _nearest(folder)
+        if not existing.is_dir():
+            raise BadInput(f"{existing} is a file, where the manifest wants a folder; move it away")
+        if existing.is_relative_to(self.root) and existing.stat().st_dev != self.root.stat().st_dev:
+            raise BadInput(
+                f"{existing} is on another file system than {self.root}; mount the whole root instead"
+            )
+
+
+def _nearest(path: Path) -> Path:
+    """Return `path`, or the nearest parent that exists."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _proof(wanted: Wanted, stat: os.stat_result, digest: Digest, source: str) -> Proof:
+    return Proof(
+        size=stat.st_size,
+        mtime_ns=stat.st_mtime_ns,
+        inode=stat.st_ino,
+        sha256=digest.sha256,
+        git_blob=digest.git_blob,
+        repo=wanted.repo,
+        revision=wanted.revision,
+        source=source,
+    )
