@@ -15,6 +15,17 @@ description:
 """
 
 
+def reason_in(outcome: dict[str, Any]) -> str:
+    """Return what a failed task says of itself; of a loop, what its first failed item says."""
+    failed_items = [item for item in outcome.get("results", []) if item.get("failed")]
+    if failed_items:
+        return reason_in(failed_items[0])
+    message = str(outcome.get("msg") or "no message").strip()
+    # The message of command and shell is no more than that the exit code was not zero.
+    errors = str(outcome.get("stderr") or "").strip().splitlines()
+    return f"{message}: {errors[-1]}" if errors and "return code" in message else message
+
+
 class CallbackModule(CallbackBase):
     """Remembers why each host stopped, and says so last."""
 
@@ -45,5 +56,4 @@ class CallbackModule(CallbackBase):
         outcome = result.result if hasattr(result, "result") else result._result
         task = result.task if hasattr(result, "task") else result._task
         host = result.host if hasattr(result, "host") else result._host
-        message = str(outcome.get("msg") or outcome.get("stderr") or "no message")
-        self._reasons[host.get_name()] = f"{kind} at '{task.get_name().strip()}': {message.strip()}"
+        self._reasons[host.get_name()] = f"{kind} at '{task.get_name().strip()}': {reason_in(outcome)}"
