@@ -1,7 +1,108 @@
-"""Commands of the noun wrapper."""
+"""`ltxops wrapper serve`: the API service in front of ComfyUI."""
 
-from ltxops.cli.output import Subparsers
+import argparse
+import os
+from pathlib import Path
+
+from ltxops.cli.output import Subparsers, add_command, emit
 
 
 def register(nouns: Subparsers) -> None:
     """Add this noun's verbs."""
+    noun = nouns.add_parser("wrapper", help="the API service in front of ComfyUI")
+    verbs = noun.add_subparsers(metavar="VERB", required=True)
+    serve = add_command(
+        verbs,
+        "serve",
+        _serve,
+        "Serve /generate/sync, /result, /health and /docs until SIGTERM.",
+        "ltxops wrapper serve --output-directory /workspace/ComfyUI/output --state /var/lib/ltxops",
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    serve.add_argument("--port", type=_port, default=18288, help="port to listen on (default: %(default)s)")
+    serve.add_argument(
+        "--backend",
+        default=os.environ.get("COMFYUI_BACKENDS") or "http://127.0.0.1:18188",
+        metavar="URL[,URL]",
+        help="where ComfyUI answers (default: COMFYUI_BACKENDS, else http://127.0.0.1:18188)",
+    )
+    serve.add_argument(
+        "--output-directory",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the folder ComfyUI writes outputs to",
+    )
+    serve.add_argument(
+        "--state", type=Path, required=True, metavar="DIR", help="folder of jobs.sqlite3; made when missing"
+    )
+    serve.add_argument(
+        "--backend-timeout",
+        type=_positive_seconds,
+        default=600.0,
+        metavar="SECONDS",
+        help="how long ComfyUI may take to answer for the first time (default: %(default)g)",
+    )
+    serve.add_argument(
+        "--job-timeout",
+        type=_positive_seconds,
+        default=7200.0,
+        metavar="SECONDS",
+        help="how long a job may take, waiting included (default: %(default)g)",
+    )
+    serve.add_argument(
+        "--max-waiting",
+        type=_count,
+        default=64,
+        metavar="JOBS",
+        help="how many jobs may wait before more are told to come back (default: %(default)d)",
+    )
+    serve.add_argument(
+        "--max-body-bytes",
+        type=_count,
+        default=50_000_000,
+        metavar="BYTES",
+        help="the largest request that is read (default: %(default)d)",
+    )
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from ltxops.wrapper.backends import parse_backends
+    from ltxops.wrapper.serve import Settings, serve
+
+    serve(
+        Settings(
+            host=args.host,
+            port=args.port,
+            backends=parse_backends(args.backend),
+            output_directory=args.output_directory.absolute(),
+            state=args.state.absolute(),
+            backend_timeout_seconds=args.backend_timeout,
+            job_timeout_seconds=args.job_timeout,
+            max_waiting=args.max_waiting,
+            max_body_bytes=args.max_body_bytes,
+        )
+    )
+    emit(args, {"ok": True}, "stopped")
+    return 0
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 1 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port; give 1 to 65535")
+    return port
+
+
+def _positive_seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no duration; give seconds above 0")
+    return seconds
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text} is too few; give 1 or more")
+    return count

@@ -1,0 +1,147 @@
+"""The request and the result envelope of the API wrapper, as typed models.
+
+The field names are those that clients of Vast's LTX-2 template already use. The models describe both sides in
+the OpenAPI document; `requests.py` turns a body into a job with them.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field
+
+JobStatus = Literal["queued", "processing", "generating", "completed", "failed"]
+
+#: What a job may be called: it becomes a folder name, a URL segment and a line in a log.
+REQUEST_ID_PATTERN = r"[A-Za-z0-9_-]{1,128}"
+
+
+def _empty_is_absent(value: object) -> object:
+    """Clients fill a form they do not use with empty strings; that means "not given"."""
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+OptionalText = Annotated[str | None, BeforeValidator(_empty_is_absent)]
+
+
+class S3Settings(BaseModel):
+    """Where the outputs of this one job go, instead of where the host's own settings say."""
+
+    access_key_id: OptionalText = None
+    secret_access_key: OptionalText = None
+    endpoint_url: OptionalText = None
+    bucket_name: OptionalText = None
+    region: OptionalText = None
+
+    def given(self) -> bool:
+        """True when any field has a value."""
+        return any(value is not None for value in self.model_dump().values())
+
+
+class WebhookSettings(BaseModel):
+    """Whom to tell when the job is done."""
+
+    url: OptionalText = None
+    extra_params: dict[str, Any] | None = None
+
+    def given(self) -> bool:
+        """True when there is somebody to call: parameters without a URL ask for nothing."""
+        return self.url is not None
+
+
+class GenerateInput(BaseModel):
+    """One job."""
+
+    request_id: OptionalText = Field(
+        default=None,
+        description="Letters, digits, `-` and `_`, at most 128. Made up when absent or empty. The same "
+        "id with the same input answers the same job; with another input it is refused (409).",
+    )
+    workflow_json: dict[str, Any] = Field(
+        description="The graph in ComfyUI's API format. A value that is exactly `__RANDOM_INT__` becomes a "
+        "random integer, another one at each place."
+    )
+    s3: Annotated[S3Settings | None, BeforeValidator(_empty_is_absent)] = None
+    webhook: Annotated[WebhookSettings | None, BeforeValidator(_empty_is_absent)] = None
+
+
+class GenerateRequest(BaseModel):
+    """Body of `POST /generate/sync`."""
+
+    input: GenerateInput
+
+
+class OutputItem(BaseModel):
+    """One file that the graph wrote."""
+
+    filename: str = Field(description="Its name as ComfyUI reports it")
+    local_path: str = Field(description="Where it lies on this host, in a folder of its job")
+    type: str = Field(description="ComfyUI's folder: output or temp")
+    subfolder: str
+    node_id: str
+    output_type: str = Field(description="The list it was reported under: images, videos, gifs or audio")
+
+
+class Timings(BaseModel):
+    """How long each part took, in milliseconds; `total` runs from the request's arrival."""
+
+    queued: float = Field(description="Waiting in ComfyUI's queue")
+    preprocess: float = Field(description="Checked, recorded and handed to ComfyUI")
+    generation: float = Field(description="ComfyUI at work")
+    postprocess: float = Field(description="Outputs put into the folder of the job")
+    total: float
+
+
+class Envelope(BaseModel):
+    """What is known of a job, finished or not."""
+
+    id: str
+    message: str
+    status: JobStatus
+    comfyui_response: dict[str, Any] = Field(
+        default_factory=dict,
+        description="ComfyUI's history entry under its prompt id, and `execution_details`: prompt_id, "
+        "nodes_executed, progress_updates (time, value, max, percentage), completed, error",
+    )
+    output: list[OutputItem] = Field(default_factory=list)
+    timings: Timings | dict[str, float] = Field(default_factory=dict)
+
+
+class ErrorBody(BaseModel):
+    """A request that did not become a job; `error` and `node_errors` are ComfyUI's where it refused."""
+
+    id: str | None
+    status: Literal["failed"] = "failed"
+    message: str
+    error: dict[str, Any]
+    node_errors: dict[str, Any] = Field(default_factory=dict)
+
+
+class BackendHealth(BaseModel):
+    """One ComfyUI process as last seen."""
+
+    url: str
+    state: Literal["up", "slow", "down"]
+    error: str | None
+
+
+class Health(BaseModel):
+    """Answer of `GET /health`."""
+
+    status: Literal["ok", "unavailable"]
+    backends: list[BackendHealth]
+    jobs: dict[str, int]
+
+
+def request_body_schema() -> dict[str, Any]:
+    """JSON schema of the request with its parts inline, for OpenAPI: the route itself reads raw bytes."""
+    schema = GenerateRequest.model_json_schema()
+    parts: dict[str, Any] = schema.pop("$defs")
+
+    def inline(node: Any) -> Any:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                return inline(parts[node["$ref"].rsplit("/", 1)[1]])
+            return {key: inline(value) for key, value in node.items()}
+        return [inline(value) for value in node] if isinstance(node, list) else node
+
+    inlined: dict[str, Any] = inline(schema)
+    return inlined

@@ -1,0 +1,539 @@
+"""The wrapper as its clients and its operator see it: real processes, a stand-in ComfyUI behind them."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import pytest
+
+from ltxops.wrapper.backends import Backends
+from ltxops.wrapper.database import JobDatabase
+from ltxops.wrapper.jobs import Jobs
+from ltxops.wrapper.requests import parse_request
+
+LTXOPS = [sys.executable, "-m", "ltxops.cli.main"]
+SIGNAL = "BACKENDS_READY"
+
+_T = TypeVar("_T")
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def call(url: str, body: object = None, *, raw: bytes | None = None) -> tuple[int, dict[str, str], Any]:
+    """Return status, headers (lower case) and JSON of an answer, whatever its status."""
+    data = raw if raw is not None else None if body is None else json.dumps(body).encode()
+    request = Request(url, data, {"Content-Type": "application/json"})
+    try:
+        response = urlopen(request, timeout=60)
+    except HTTPError as error:
+        response = error
+    with response:
+        text = response.read()
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return response.status, headers, json.loads(text) if text[:1] in b"{[" and text else None
+
+
+def wait_for(condition: Callable[[], _T], seconds: float = 20.0) -> _T:
+    """Return the first true value of `condition`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if value := condition():
+                return value
+        except (URLError, ConnectionError):
+            pass
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+class Process:
+    """A command of this project in the background, its output in two files."""
+
+    def __init__(self, folder: Path, name: str, *args: object, **environment: str) -> None:
+        self.stdout, self.stderr = folder / f"{name}.out", folder / f"{name}.err"
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("S3_")}
+        with self.stdout.open("ab") as out, self.stderr.open("ab") as err:
+            self.process = subprocess.Popen(
+                [*LTXOPS, *map(str, args)],
+                stdout=out,
+                stderr=err,
+                env={**inherited, **environment},
+            )
+
+    def text(self) -> str:
+        """Return everything it has printed."""
+        return self.stdout.read_text() + self.stderr.read_text()
+
+    def wait_until_it_answers(self, url: str) -> None:
+        """Wait for any answer, and no longer than the process lives."""
+        wait_for(lambda: self.process.poll() is not None or call(url)[0])
+        assert self.process.poll() is None, self.text()
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and return the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(15)
+
+
+class Host:
+    """One stand-in ComfyUI and one wrapper, each started when a test says so."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.base, self.output, self.state = folder / "comfy", folder / "comfy/output", folder / "state"
+        self.output.mkdir(parents=True)
+        self.engine_port, self.port = free_port(), free_port()
+        self.engine_url = f"http://127.0.0.1:{self.engine_port}"
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.running: list[Process] = []
+
+    def start_engine(self) -> Process:
+        """Start the stand-in ComfyUI and wait until it answers."""
+        engine = self._start(
+            "engine",
+            *("embedded", "comfyui", "--listen", "127.0.0.1", "--port", self.engine_port),
+            *("--base-directory", self.base),
+        )
+        engine.wait_until_it_answers(f"{self.engine_url}/system_stats")
+        return engine
+
+    def start_wrapper(self, *options: object, **environment: str) -> Process:
+        """Start the wrapper and wait until it answers."""
+        wrapper = self._start(
+            "wrapper",
+            *("wrapper", "serve", "--port", self.port, "--backend", self.engine_url),
+            *("--output-directory", self.output, "--state", self.state, *options),
+            **environment,
+        )
+        wrapper.wait_until_it_answers(f"{self.url}/health")
+        return wrapper
+
+    def _start(self, name: str, *args: object, **environment: str) -> Process:
+        process = Process(self.folder, name, *args, **environment)
+        self.running.append(process)
+        return process
+
+    def generate(self, graph: object, **fields: object) -> tuple[int, dict[str, str], Any]:
+        """Ask for a job and wait for its answer."""
+        return call(f"{self.url}/generate/sync", {"input": {"workflow_json": graph, **fields}})
+
+    def result(self, job_id: str) -> tuple[int, Any]:
+        """Return status and envelope of a job."""
+        status, _, envelope = call(f"{self.url}/result/{job_id}")
+        return status, envelope
+
+    def running_prompt(self) -> str:
+        """Return the prompt id that ComfyUI works on, once it works on one."""
+        queue = wait_for(lambda: call(f"{self.engine_url}/queue")[2]["queue_running"])
+        return str(queue[0][1])
+
+    def close(self) -> None:
+        """End what still runs."""
+        for process in reversed(self.running):
+            process.end(signal.SIGKILL)
+
+
+def graph(frames: int = 9, prefix: str = "video/check", size: int = 64) -> dict[str, Any]:
+    """Return a workflow that needs no weights. The noise is not connected: it only carries a seed."""
+    return {
+        "1": {
+            "class_type": "EmptyImage",
+            "inputs": {"width": size, "height": size, "batch_size": frames, "color": 255},
+        },
+        "2": {"class_type": "CreateVideo", "inputs": {"images": ["1", 0], "fps": 24}},
+        "3": {
+            "class_type": "SaveVideo",
+            "inputs": {"video": ["2", 0], "filename_prefix": prefix, "format": "mp4", "codec": "auto"},
+        },
+        "4": {"class_type": "RandomNoise", "inputs": {"noise_seed": "__RANDOM_INT__"}},
+    }
+
+
+#: Takes longer than any test waits; tests interrupt it or kill what runs it.
+LONG = graph(4000, "video/long", 2048)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    """Nothing is started yet."""
+    host = Host(tmp_path)
+    yield host
+    host.close()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """Both are started; for tests that leave them as they were."""
+    host = Host(tmp_path_factory.mktemp("wrapper"))
+    host.start_engine()
+    host.start_wrapper("--max-body-bytes", 200_000)
+    wait_for(lambda: call(f"{host.url}/health")[0] == 200)
+    yield host
+    host.close()
+
+
+@pytest.fixture
+def background() -> Iterator[Callable[..., "Future[Any]"]]:
+    """Call something in a thread: a client that waits."""
+    with ThreadPoolExecutor(8) as pool:
+        yield pool.submit
+
+
+def test_a_workflow_is_answered_as_the_document_shows(shared: Host) -> None:
+    status, _, envelope = shared.generate(graph(), request_id="job-1", s3={"bucket_name": ""})
+    assert status == 200
+    assert list(envelope) == ["id", "message", "status", "comfyui_response", "output", "timings"]
+    assert (envelope["id"], envelope["status"]) == ("job-1", "completed")
+    (item,) = envelope["output"]
+    place = Path(item.pop("local_path"))
+    assert item == {
+        "filename": "check_00001_.mp4",
+        "type": "output",
+        "subfolder": "video",
+        "node_id": "3",
+        "output_type": "images",
+    }
+    assert place == shared.output / "job-1" / "check_00001_.mp4"
+    assert place.read_bytes()[4:8] == b"ftyp"
+    assert place.samefile(shared.output / "video" / "check_00001_.mp4"), "one file, two names"
+
+    response = envelope["comfyui_response"]
+    details = response["execution_details"]
+    entry = response[details["prompt_id"]]
+    assert set(response) == {details["prompt_id"], "execution_details"}
+    assert entry["outputs"]["3"]["images"][0]["filename"] == "check_00001_.mp4"
+    assert entry["status"]["status_str"] == "success"
+    assert type(entry["prompt"][2]["4"]["inputs"]["noise_seed"]) is int
+    assert {"1", "2", "3"} <= set(details["nodes_executed"])
+    assert (details["completed"], details["error"]) == (True, None)
+    for update in details["progress_updates"]:
+        assert set(update) == {"time", "value", "max", "percentage"}
+        assert 0 <= update["time"] < 60 and 0 <= update["percentage"] <= 100
+
+    timings = envelope["timings"]
+    total = timings.pop("total")
+    assert set(timings) == {"queued", "preprocess", "generation", "postprocess"}
+    assert sum(timings.values()) == pytest.approx(total, abs=1)
+
+
+def test_what_was_answered_is_kept(shared: Host) -> None:
+    _, _, envelope = shared.generate(graph(), request_id="")
+    assert len(envelope["id"]) == 36
+    assert shared.result(envelope["id"]) == (200, envelope)
+    status, body = shared.result("unknown")
+    assert status == 404 and "unknown" in body["message"]
+    assert shared.result("a.b")[0] == 400
+
+
+def test_a_job_that_comfyui_answers_from_its_cache_has_its_files_too(shared: Host) -> None:
+    # Without the random seed, which would make it another workflow.
+    same = {node: value for node, value in graph(prefix="video/cached").items() if node != "4"}
+    for job_id in ("cached-1", "cached-2"):
+        status, _, envelope = shared.generate(same, request_id=job_id)
+        assert status == 200
+        assert [Path(item["local_path"]).parent.name for item in envelope["output"]] == [job_id]
+        assert all(Path(item["local_path"]).is_file() for item in envelope["output"])
+
+
+def test_the_same_request_is_one_job_and_another_body_is_refused(  # R61
+    shared: Host, background: Callable[..., "Future[Any]"]
+) -> None:
+    wanted = graph(49, "video/joined")
+    answers = [background(shared.generate, wanted, request_id="joined") for _ in range(5)]
+    bodies = [answer.result()[2] for answer in answers]
+    assert all(body == bodies[0] for body in bodies) and bodies[0]["status"] == "completed"
+    assert shared.generate(wanted, request_id="joined")[2] == bodies[0], "later it is the same answer too"
+    assert len(list((shared.output / "video").glob("joined_*"))) == 1, "it ran once"
+    status, _, body = shared.generate(graph(50, "video/joined"), request_id="joined")
+    assert status == 409 and "joined" in body["message"]
+
+
+@pytest.mark.parametrize("request_id", ["a/b", "../x", ".", "a\0b", "é", "x" * 10_000])
+def test_an_id_that_cannot_name_a_job_is_refused(shared: Host, request_id: str) -> None:  # R61
+    before = set(shared.output.iterdir())
+    status, _, body = shared.generate(graph(), request_id=request_id)
+    assert status == 400 and body["error"]["type"] == "invalid_request_id"
+    assert set(shared.output.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b'{"input": {}}',
+        b'{"input": {"workflow_json": []}}',
+        b'{"input": {"workflow_json": {"1": null}}}',
+        b'{"input":{"workflow_json":' + b'{"a":' * 20_000 + b"1" + b"}" * 20_002,
+        b'{"input": {"workflow_json": {}, "s3": {"bucket_name": "b"}}}',
+    ],
+    ids=lambda raw: repr(raw[:30]),
+)
+def test_a_hostile_body_is_refused_at_once(shared: Host, raw: bytes) -> None:  # R60
+    begun = time.monotonic()
+    status, _, body = call(f"{shared.url}/generate/sync", raw=raw)
+    assert status == 400 and body["message"] and body["status"] == "failed"
+    assert time.monotonic() - begun < 2
+
+
+def test_a_body_over_the_limit_is_refused_and_the_next_one_works(shared: Host) -> None:  # R60
+    for size in (200_001, 30_000_000):
+        status, _, body = call(f"{shared.url}/generate/sync", raw=b"x" * size)
+        assert status == 413 and "200000 bytes" in body["message"]
+    assert shared.generate(graph(), request_id="after-413")[0] == 200
+
+
+def test_text_that_is_no_utf8_comes_back_as_it_went(shared: Host) -> None:  # R60
+    wanted = graph()
+    wanted["5"] = {"class_type": "CLIPTextEncode", "inputs": {"text": "half a pair \ud83d, a NUL \0, é"}}
+    status, _, envelope = shared.generate(wanted, request_id="half")
+    assert status == 200
+    response = envelope["comfyui_response"]
+    assert response[response["execution_details"]["prompt_id"]]["prompt"][2]["5"] == wanted["5"]
+    assert shared.result("half") == (200, envelope)
+
+
+def test_comfyuis_own_errors_reach_the_client_and_leave_no_job(shared: Host) -> None:  # R60
+    wrong = graph()
+    wrong["3"]["inputs"]["codec"] = "h999"
+    status, _, body = shared.generate(wrong, request_id="wrong")
+    _, _, direct = call(f"{shared.engine_url}/prompt", {"prompt": wrong})
+    assert status == 400
+    assert (body["error"], body["node_errors"]) == (direct["error"], direct["node_errors"])
+    assert body["node_errors"]["3"]["errors"][0]["type"] == "value_not_in_list"
+    assert shared.result("wrong")[0] == 404
+    assert shared.generate(graph(), request_id="wrong")[0] == 200, "the id is free for the corrected workflow"
+    unknown = {"1": {"class_type": "NoSuchNode", "inputs": {}}}
+    status, _, body = shared.generate(unknown)
+    assert status == 400 and "NoSuchNode" in json.dumps(body)
+    assert shared.generate({})[2]["error"]["type"] == "prompt_no_outputs"
+
+
+def test_the_api_documents_itself(shared: Host) -> None:
+    _, _, document = call(f"{shared.url}/openapi.json")
+    assert {"/generate/sync", "/result/{request_id}", "/health"} <= set(document["paths"])
+    assert call(f"{shared.url}/docs")[0] == 200
+    assert call(f"{shared.url}/nothing")[0] == 404
+
+
+def test_a_client_that_goes_away_loses_nothing(shared: Host) -> None:
+    wanted = {"request_id": "left", "workflow_json": graph(600, "video/left", 256)}
+    body = json.dumps({"input": wanted}).encode()
+    head = f"POST /generate/sync HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", shared.port)) as client:
+        client.sendall(head + body)
+        wait_for(lambda: shared.result("left")[0] == 200)
+    assert shared.result("left")[1]["status"] != "completed", "it went away in time"
+    wait_for(lambda: shared.result("left")[1]["status"] == "completed")
+
+
+def test_one_who_stops_waiting_leaves_the_others_their_answer(shared: Host, tmp_path: Path) -> None:
+    request = parse_request(json.dumps({"input": {"workflow_json": graph(120, "video/both")}}).encode())
+
+    async def wait_in_pairs() -> str:
+        with JobDatabase(tmp_path / "state") as database:
+            async with Backends([shared.engine_url]) as backends:
+                jobs = Jobs(database, backends, shared.output, max_waiting=1, deadline_seconds=60)
+                waiters = [asyncio.create_task(jobs.run(request, time.monotonic())) for _ in range(2)]
+                await asyncio.sleep(0.01)
+                waiters[0].cancel()
+                outcome = await waiters[1]
+                await jobs.close()
+                return str(outcome.body["status"])
+
+    assert asyncio.run(wait_in_pairs()) == "completed"
+
+
+def test_an_interrupted_generation_is_a_failure_with_its_reason(
+    shared: Host, background: Callable[..., "Future[Any]"]
+) -> None:
+    answer = background(shared.generate, LONG, request_id="interrupted")
+    prompt_id = shared.running_prompt()
+    wait_for(lambda: shared.result("interrupted")[1]["status"] == "generating")
+    call(f"{shared.engine_url}/interrupt", {})
+    status, _, envelope = answer.result()
+    assert (status, envelope["status"]) == (422, "failed")
+    assert "interrupted" in envelope["message"]
+    details = envelope["comfyui_response"]["execution_details"]
+    assert (details["completed"], details["error"]) == (False, envelope["message"])
+    assert envelope["comfyui_response"][prompt_id]["status"]["status_str"] == "error"
+    assert shared.result("interrupted") == (200, envelope)
+
+
+def test_too_many_jobs_are_told_to_come_back_and_wrong_ones_still_hear_why(
+    host: Host, background: Callable[..., "Future[Any]"]
+) -> None:
+    host.start_engine()
+    wrapper = host.start_wrapper("--max-waiting", 2)
+    running = background(host.generate, LONG, request_id="running")
+    host.running_prompt()
+    wrong = graph()
+    wrong["1"]["inputs"]["width"] = "wide"
+    begun = time.monotonic()
+    assert host.generate(wrong)[0] == 400, "refused while another job runs"
+    assert time.monotonic() - begun < 2
+    assert host.generate(graph(), request_id="running")[0] == 409, "while it runs, too"  # R61
+    waiting = [background(host.generate, graph(), request_id=f"waiting-{n}") for n in range(2)]
+    wait_for(lambda: call(f"{host.url}/health")[2]["jobs"] == {"queued": 2, "running": 1})
+    assert host.result("waiting-0")[1]["status"] == "queued"
+    status, headers, body = host.generate(graph(), request_id="too-many")
+    assert status == 503 and int(headers["retry-after"]) > 0 and "3 jobs" in body["message"]
+    time.sleep(0.5)
+    call(f"{host.engine_url}/interrupt", {})
+    assert running.result()[0] == 422
+    for answer in waiting:
+        status, _, envelope = answer.result()
+        assert status == 200 and envelope["timings"]["queued"] > 400
+    assert wrapper.process.poll() is None
+
+
+def test_after_a_kill_every_accepted_job_is_answered(  # R58
+    host: Host, background: Callable[..., "Future[Any]"]
+) -> None:
+    host.start_engine()
+    first = host.start_wrapper()
+    wait_for(lambda: SIGNAL in first.text())
+    assert host.generate(graph(), request_id="done")[0] == 200
+    clients = [background(host.generate, LONG, request_id=name) for name in ("running", "waiting")]
+    wait_for(lambda: call(f"{host.url}/health")[2]["jobs"] == {"queued": 1, "running": 1})
+    wait_for(lambda: first.text().count("is with") == 3)
+    first.end(signal.SIGKILL)
+    assert all(client.exception() is not None for client in clients)
+    host.start_wrapper()
+    assert host.result("done")[1]["status"] == "completed"
+    for name in ("running", "waiting"):
+        status, envelope = host.result(name)
+        assert (status, envelope["id"], envelope["status"]) == (200, name, "failed")
+        assert "the wrapper restarted while the job was with ComfyUI as prompt" in envelope["message"]
+        assert host.generate(LONG, request_id=name)[::2] == (502, envelope), "not run again by itself"
+
+
+def test_a_stop_answers_who_waits_and_frees_comfyui(
+    host: Host, background: Callable[..., "Future[Any]"]
+) -> None:
+    host.start_engine()
+    wrapper = host.start_wrapper("--json")
+    answers = [background(host.generate, LONG, request_id=name) for name in ("running", "waiting")]
+    wait_for(lambda: wrapper.text().count("is with") == 2)
+    host.running_prompt()
+    begun = time.monotonic()
+    assert wrapper.end(signal.SIGTERM) == 0
+    assert time.monotonic() - begun < 5
+    for answer in answers:
+        status, _, envelope = answer.result()
+        assert (status, envelope["status"]) == (502, "failed") and "restarted" in envelope["message"]
+    idle: dict[str, Any] = {"queue_running": [], "queue_pending": []}
+    wait_for(lambda: call(f"{host.engine_url}/queue")[2] == idle, 3)
+    assert json.loads(wrapper.stdout.read_text().splitlines()[-1]) == {"ok": True}
+    assert "Traceback" not in wrapper.text()
+    host.start_wrapper()
+    assert host.result("running")[1]["status"] == "failed"
+
+
+def test_a_comfyui_that_dies_fails_its_job_and_the_next_one_works(  # R36
+    host: Host, background: Callable[..., "Future[Any]"]
+) -> None:
+    engine = host.start_engine()
+    host.start_wrapper()
+    answer = background(host.generate, LONG, request_id="lost")
+    host.running_prompt()
+    engine.end(signal.SIGKILL)
+    wait_for(lambda: call(f"{host.url}/health")[0] == 503)
+    status, headers, body = host.generate(graph(), request_id="now")
+    assert status == 503 and int(headers["retry-after"]) > 0 and "ComfyUI" in body["message"]
+    assert host.result("now")[0] == 404
+    host.start_engine()
+    status, _, envelope = answer.result()
+    assert (status, envelope["status"]) == (502, "failed") and len(envelope["message"]) > 20
+    wait_for(lambda: call(f"{host.url}/health")[0] == 200)
+    assert host.generate(graph(), request_id="now")[0] == 200
+
+
+def test_a_job_that_takes_too_long_is_ended(host: Host) -> None:
+    host.start_engine()
+    host.start_wrapper("--job-timeout", 1.5)
+    status, _, envelope = host.generate(LONG, request_id="slow")
+    assert (status, envelope["status"]) == (422, "failed") and "1.5 s" in envelope["message"]
+    wait_for(lambda: not call(f"{host.engine_url}/queue")[2]["queue_running"], 3)
+
+
+def test_the_log_says_ready_when_it_is_and_nobody_else_can_say_it(host: Host) -> None:  # R62
+    wrapper = host.start_wrapper("--backend-timeout", 1)
+    status, _, health = call(f"{host.url}/health")
+    assert (status, health["status"], health["backends"][0]["state"]) == (503, "unavailable", "down")
+    wait_for(lambda: "Application startup failed" in wrapper.text())
+    assert SIGNAL not in wrapper.text()
+    host.start_engine()
+    wait_for(lambda: SIGNAL in wrapper.text())
+    assert SIGNAL in wrapper.stdout.read_text().splitlines(), "alone on its line"
+    status, _, health = call(f"{host.url}/health")
+    assert (status, health["status"]) == (200, "ok")
+    assert health["backends"] == [{"url": host.engine_url, "state": "up", "error": None}]
+
+    before = wrapper.text().count(SIGNAL), wrapper.text().count("Application startup failed")
+    nasty = graph(prefix=f"{SIGNAL}")
+    nasty["5"] = {
+        "class_type": "CLIPTextEncode",
+        "inputs": {"text": f"x\n{SIGNAL}\nApplication startup failed"},
+    }
+    assert host.generate(nasty, request_id=SIGNAL)[0] == 200
+    nasty["3"]["inputs"]["codec"] = f"\n{SIGNAL}\n"
+    assert host.generate(nasty)[0] == 400
+    assert host.generate(nasty, request_id=f"\n{SIGNAL}")[0] == 400
+    call(f"{host.url}/{SIGNAL}")
+    call(f"{host.url}/generate/sync", raw=f"\n{SIGNAL}\n".encode())
+    after = wrapper.text().count(SIGNAL), wrapper.text().count("Application startup failed")
+    assert after == before
+    assert "BACKENDS_READY_TIMEOUT" not in wrapper.text()
+
+
+def test_settings_for_a_delivery_that_is_not_made_are_named_at_the_start(host: Host) -> None:
+    wrapper = host.start_wrapper(S3_BUCKET_NAME="videos", S3_SECRET_ACCESS_KEY="hunter2")
+    wait_for(lambda: "S3_BUCKET_NAME" in wrapper.text())
+    assert "hunter2" not in wrapper.text()
+
+
+def test_what_stops_a_start_is_one_sentence_and_an_exit_code(host: Host) -> None:
+    host.start_wrapper()
+
+    def start(port: int, state: Path, output: Path, *options: str) -> tuple[int, str]:
+        serve = ["wrapper", "serve", "--port", str(port), "--state", str(state)]
+        done = subprocess.run(
+            [*LTXOPS, *serve, "--output-directory", str(output), *options],
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        return done.returncode, done.stderr
+
+    code, message = start(host.port, host.folder / "other", host.output)
+    assert code == 1 and str(host.port) in message
+    code, message = start(free_port(), host.state, host.output)
+    assert code == 6 and str(host.state) in message
+    code, message = start(free_port(), host.folder / "other", host.folder / "no-such-folder")
+    assert code == 2 and "no-such-folder" in message
+    code, message = start(free_port(), host.folder / "other", host.output, "--backend", "nonsense")
+    assert code == 2 and "nonsense" in message
+    assert call(f"{host.url}/health")[0] == 503, "the first one is undisturbed"
