@@ -123,18 +123,24 @@ def run_smoke(args: argparse.Namespace) -> int:
 
 def run_gate(args: argparse.Namespace) -> int:
     """Run the import gate."""
-    from ltxops.generation import import_gate, workflows
+    from ltxops.generation import import_gate
 
-    missing = import_gate.check_engine(args.python, args.main, args.base_directory, args.timeout)
-    needed = len(workflows.required_classes())
-    if missing:
-        log(f"ltxops: ComfyUI lacks the node {', '.join(missing)}; look for a failed import in its log")
+    found = import_gate.check_engine(args.python, args.main, args.base_directory, args.timeout)
+    if found.complaint:
+        log(f"ltxops: {found.complaint}")
     emit(
         args,
-        {"ok": not missing, "missing": missing, "classes": needed, "exit_code": int(bool(missing))},
-        f"{needed - len(missing)} of {needed} node classes are registered",
+        {
+            "ok": not found.missing,
+            "missing": found.missing,
+            "failed_imports": found.failed_imports,
+            "classes": found.needed,
+            "error": found.complaint,
+            "exit_code": int(bool(found.missing)),
+        },
+        f"{found.needed - len(found.missing)} of {found.needed} node classes are registered",
     )
-    return int(bool(missing))
+    return int(bool(found.missing))
 
 
 def _read_token(path: Path) -> str:

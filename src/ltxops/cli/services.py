@@ -1,7 +1,136 @@
 """Commands of the noun services."""
 
-from ltxops.cli.output import Subparsers
+import argparse
+from typing import TYPE_CHECKING
+
+from ltxops.cli.output import Subparsers, add_command, emit, log
+
+if TYPE_CHECKING:
+    from ltxops.upkeep.host import Host
+    from ltxops.upkeep.services import Status
+
+#: Wide enough for a table in a log, where nobody wraps lines.
+_LOG_WIDTH = 200
 
 
 def register(nouns: Subparsers) -> None:
-    """Add this noun's verbs."""
+    """Add `services status` and `services wait`."""
+    services = nouns.add_parser(
+        "services", help="what runs on this host", description="What runs on this host, and is it well."
+    )
+    verbs = services.add_subparsers(metavar="VERB", required=True)
+    status = add_command(
+        verbs,
+        "status",
+        _status,
+        "show every program: state, address, health, log; exit 1 if one is not running and well",
+        "ltxops services status --config /etc/ltxops/host.json",
+    )
+    wait = add_command(
+        verbs,
+        "wait",
+        _wait,
+        "wait until every program is running and well; stop early when one cannot become so",
+        "ltxops services wait --config /etc/ltxops/host.json --timeout 120",
+    )
+    for parser in (status, wait):
+        parser.add_argument("--config", required=True, metavar="FILE", help="the host description, host.json")
+    wait.add_argument("--timeout", default="120", metavar="SECONDS", help="how long to wait (default: 120)")
+
+
+def _status(args: argparse.Namespace) -> int:
+    from ltxops.upkeep.host import load
+    from ltxops.upkeep.services import complaints, look
+
+    host = load(args.config)
+    statuses = look(host)
+    failure = complaints(statuses)
+    result = _result(host, statuses)
+    if failure is not None:
+        result |= {"error": str(failure), "exit_code": failure.exit_code}
+    emit(args, result, "" if args.json else _table(host, statuses))
+    if failure is None:
+        return 0
+    log(f"ltxops: {failure}")
+    return failure.exit_code
+
+
+def _wait(args: argparse.Namespace) -> int:
+    from ltxops.errors import CheckFailed
+    from ltxops.upkeep.host import load
+    from ltxops.upkeep.services import wait
+
+    timeout = _seconds(args.timeout)
+    host = load(args.config)
+    outcome = wait(host, timeout, log)
+    result = _result(host, outcome.statuses)
+    if not outcome.failure:
+        emit(args, result, "ready: " + ", ".join(program.name for program in host.programs))
+        return 0
+    log(f"ltxops: {outcome.failure}")
+    for line in outcome.log_tail:
+        log(f"  | {line}")
+    if outcome.program is not None and not outcome.log_tail:
+        log(f"  | (the log of {outcome.program.name} is empty)")
+    if args.json:
+        culprit = outcome.program.name if outcome.program else None
+        result |= {"ok": False, "error": outcome.failure, "program": culprit, "log_tail": outcome.log_tail}
+        emit(args, result | {"exit_code": CheckFailed.exit_code}, "")
+    return CheckFailed.exit_code
+
+
+def _seconds(text: str) -> float:
+    from ltxops.errors import BadInput
+
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 86400:
+        raise BadInput(f"--timeout is {text!r}: give seconds, above 0 and at most 86400")
+    return value
+
+
+def _result(host: "Host", statuses: "list[Status]") -> dict[str, object]:
+    return {
+        "ok": all(status.ok for status in statuses),
+        "name": host.name,
+        "scope": host.scope,
+        "url": host.url,
+        "token_file": host.token_file,
+        "programs": [status.to_json() for status in statuses],
+    }
+
+
+def _table(host: "Host", statuses: "list[Status]") -> str:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=host.name, title_justify="left")
+    for column in ("program", "state", "pid", "uptime", "address", "health", "log"):
+        table.add_column(column, overflow="fold")
+    for status in statuses:
+        process = status.process
+        cells = (
+            status.program.name,
+            process.state,
+            str(process.pid or "-"),
+            _uptime(process.uptime_seconds) if process.state == "RUNNING" else "-",
+            status.program.address or "-",
+            status.health.detail,
+            status.program.log or "-",
+        )
+        table.add_row(*map(Text, cells), style="" if status.ok else "red")
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_LOG_WIDTH, color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().rstrip("\n")
+
+
+def _uptime(seconds: int) -> str:
+    days, rest = divmod(seconds, 86400)
+    clock = f"{rest // 3600:02}:{rest % 3600 // 60:02}:{rest % 60:02}"
+    return f"{days}d {clock}" if days else clock
