@@ -62,7 +62,8 @@ def is_alive(pid: int) -> bool:
 def test_classes_of_custom_nodes_count_and_everything_is_stopped_again(tmp_path: Path) -> None:  # R31
     main_py = checkout(tmp_path, ENGINE, workflows.required_classes()[1:])
     (tmp_path / "custom_nodes" / workflows.required_classes()[0]).mkdir(parents=True)
-    assert import_gate.check_engine(PYTHON, main_py, None, 20) == []
+    found = import_gate.check_engine(PYTHON, main_py, None, 20)
+    assert (found.missing, found.complaint) == ([], None)
     child = int((tmp_path / "child.pid").read_text(encoding="utf-8"))
     for _ in range(40):
         if not is_alive(child):
@@ -81,7 +82,19 @@ def test_missing_classes_are_named_with_exit_code_1(
     assert main(command) == 1
     shown = capfd.readouterr()
     assert json.loads(shown.out)["missing"] == gone
-    assert "ComfyUI lacks the node LTXVGemmaCLIPModelLoader, LTXVLatentUpsampler" in shown.err
+    assert "ComfyUI lacks the node classes LTXVGemmaCLIPModelLoader, LTXVLatentUpsampler" in shown.err
+
+
+def test_why_an_import_failed_is_told_with_the_missing_classes(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = "Cannot import /x/custom_nodes/ComfyUI-LTXVideo module for custom nodes: no kornia here"
+    program = f"print({said!r}, flush=True)\n{ENGINE}"
+    main_py = checkout(tmp_path, program, workflows.required_classes()[1:])
+    assert main(["gate", "--python", str(PYTHON), "--main", str(main_py), "--json"]) == 1
+    shown = capfd.readouterr()
+    assert json.loads(shown.out)["failed_imports"] == [said]
+    assert "no kornia here" in json.loads(shown.out)["error"]
 
 
 def test_a_comfyui_that_cannot_start_is_told_with_its_last_lines(tmp_path: Path) -> None:  # R32

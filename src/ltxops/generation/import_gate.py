@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -28,8 +29,29 @@ _STOP_SECONDS = 5.0
 _LINKED = ("custom_nodes", "models")
 
 
-def check_engine(python: Path, main: Path, base_directory: Path | None, timeout_seconds: float) -> list[str]:
-    """Start ComfyUI's `main` with `python` and return the classes of our workflows that it lacks.
+@dataclass(frozen=True)
+class Registration:
+    """What a ComfyUI was found to register: the classes it lacks, and what it said of imports that failed."""
+
+    needed: int
+    missing: list[str]
+    failed_imports: list[str]
+
+    @property
+    def complaint(self) -> str | None:
+        """One sentence about what is lacking and why; None when nothing is."""
+        if not self.missing:
+            return None
+        lacking = f"ComfyUI lacks the node classes {', '.join(self.missing)}"
+        if not self.failed_imports:
+            return f"{lacking}; install the custom nodes that bring them, or another version of ComfyUI"
+        return f"{lacking}; imports failed: {'; '.join(self.failed_imports)}"
+
+
+def check_engine(
+    python: Path, main: Path, base_directory: Path | None, timeout_seconds: float
+) -> Registration:
+    """Start ComfyUI's `main` with `python` and hold what it registers against what our workflows use.
 
     `base_directory` holds its custom_nodes and models; None: the folder of `main`. Whatever was started is
     stopped again, children included. Raises BadInput when a path is wrong, CheckFailed when ComfyUI ends or
@@ -50,7 +72,14 @@ def check_engine(python: Path, main: Path, base_directory: Path | None, timeout_
         command += ["--port", str(port), "--disable-auto-launch", "--base-directory", str(sandbox)]
         with _running(command, main.resolve().parent, log) as process:
             info = _wait_for_info(process, port, log, timeout_seconds)
-    return [name for name in workflows.required_classes() if name not in info]
+        printed = log.read_text(errors="replace").splitlines()
+    required = workflows.required_classes()
+    return Registration(
+        needed=len(required),
+        missing=[name for name in required if name not in info],
+        # ComfyUI's own words for a file of nodes that it could not import (nodes.py of 0.3 to 0.28).
+        failed_imports=[line.strip() for line in printed if line.startswith("Cannot import ")],
+    )
 
 
 @contextlib.contextmanager
