@@ -89,7 +89,7 @@ def test_why_an_import_failed_is_told_with_the_missing_classes(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     said = "Cannot import /x/custom_nodes/ComfyUI-LTXVideo module for custom nodes: no kornia here"
-    program = f"print({said!r}, flush=True)\n{ENGINE}"
+    program = f"    print({said!r}, flush=True)\n{ENGINE}"
     main_py = checkout(tmp_path, program, workflows.required_classes()[1:])
     assert main(["gate", "--python", str(PYTHON), "--main", str(main_py), "--json"]) == 1
     shown = capfd.readouterr()
