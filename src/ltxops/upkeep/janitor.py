@@ -1,0 +1,108 @@
+"""The janitor: runs the cleaners at their intervals where no cron daemon does."""
+
+import datetime
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import schedule
+
+from ltxops.errors import LtxopsError
+from ltxops.upkeep.cleaners import clean_pressure, clean_ttl
+from ltxops.upkeep.janitor_config import JanitorConfig, Job
+from ltxops.upkeep.report import Report
+
+#: The loop turns at least this often, so that the heartbeat stays fresh.
+TURN_SECONDS = 1.0
+#: The first runs of the jobs lie this far apart: two cleaners of one folder would find each other busy.
+STAGGER_SECONDS = 1.0
+#: A wall clock that moved this much against the steady one was set by somebody.
+CLOCK_JUMP_SECONDS = 60.0
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived. Like KeyboardInterrupt not an Exception, so that no job catches it."""
+
+
+def stamped(line: str) -> str:
+    """Return `line` with the time in front, as it goes into a log."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return f"{now:%Y-%m-%dT%H:%M:%SZ} {line}"
+
+
+def clean(job: Job) -> Report:
+    """Run the cleaner that `job` describes."""
+    if job.min_free_bytes is None:
+        return clean_ttl(job.dir, job.older_than_seconds)
+    return clean_pressure(job.dir, job.min_free_bytes, job.older_than_seconds)
+
+
+class Janitor:
+    """Runs every job after the start, one after the other, and then at its interval, until SIGTERM."""
+
+    def __init__(self, config: JanitorConfig, write_line: Callable[[str], None]) -> None:
+        self._config = config
+        self._write_line = write_line
+        self._scheduler = schedule.Scheduler()
+        self.runs = 0
+        self.failures = 0
+
+    def run(self) -> None:
+        """Work until SIGTERM. Ends in the middle of a run too: every deletion stands for itself."""
+        before = signal.signal(signal.SIGTERM, _terminate)
+        try:
+            self._say(f"janitor started with {len(self._config.jobs)} jobs")
+            self._loop()
+        except _Terminated:
+            self._say("janitor stopped by SIGTERM")
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _loop(self) -> None:
+        self._plan()
+        clock_offset = time.time() - time.monotonic()
+        while True:
+            # The scheduler goes by the wall clock: set back a year, it would do nothing for a year.
+            if abs(time.time() - time.monotonic() - clock_offset) > CLOCK_JUMP_SECONDS:
+                clock_offset = time.time() - time.monotonic()
+                self._say("the clock was set; all jobs are planned anew")
+                self._plan()
+            self._beat()
+            self._scheduler.run_pending()
+            idle = self._scheduler.idle_seconds
+            time.sleep(min(max(idle or 0.0, 0.05), TURN_SECONDS))
+
+    def _plan(self) -> None:
+        self._scheduler.clear()
+        for index, job in enumerate(self._config.jobs):
+            planned = self._scheduler.every(job.every_seconds).seconds.do(self._run_job, job)
+            planned.next_run = datetime.datetime.now() + datetime.timedelta(seconds=index * STAGGER_SECONDS)
+
+    def _run_job(self, job: Job) -> None:
+        self.runs += 1
+        try:
+            report = clean(job)
+        except (LtxopsError, OSError) as error:
+            self.failures += 1
+            self._say(f"job {job.name} failed: {error}")
+            return
+        if report.failure is None:
+            self._say(f"job {job.name}: {report.line()}")
+        else:
+            self.failures += 1
+            self._say(f"job {job.name} failed: {report.failure} [{report.line()}]")
+
+    def _beat(self) -> None:
+        if self._config.heartbeat is not None:
+            try:
+                self._config.heartbeat.touch()
+            except OSError as error:  # a full disk must not stop the one who empties it
+                self._say(f"heartbeat {self._config.heartbeat} cannot be touched: {error}")
+
+    def _say(self, line: str) -> None:
+        self._write_line(stamped(line))
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise _Terminated

@@ -1,0 +1,87 @@
+"""The janitor as supervisord runs it: a real process."""
+
+import functools
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ltxops.upkeep.output_root import lock, open_output_root
+
+LTXOPS = [sys.executable, "-m", "ltxops.cli.main"]
+
+
+def until(condition: Callable[[], bool], seconds: float = 15) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+def is_gone(path: Path) -> bool:
+    return not path.exists()
+
+
+def write_config(folder: Path, missing: Path) -> Path:
+    jobs = [
+        {"name": "broken", "every": "1s", "run": "ttl", "dir": str(missing), "older_than": "1s"},
+        {
+            "name": "low",
+            "every": "1h",
+            "run": "pressure",
+            "dir": str(folder),
+            "older_than": "1s",
+            "min_free": "1B",
+        },
+        {"name": "old", "every": "1s", "run": "ttl", "dir": str(folder), "older_than": "1s"},
+    ]
+    config = folder.parent / "janitor.yaml"
+    config.write_text(json.dumps({"heartbeat": str(folder.parent / "beat"), "jobs": jobs}))
+    return config
+
+
+def test_it_cleans_again_and_again_lives_on_and_stops_at_once(tmp_path: Path) -> None:  # R46
+    output = tmp_path / "output"
+    output.mkdir()
+    (output / ".ltxops-output").touch()
+    log = tmp_path / "log"
+    config = write_config(output, tmp_path / "missing")
+    with log.open("wb") as sink:
+        janitor = subprocess.Popen(
+            [*LTXOPS, "janitor", "--config", str(config)], stderr=sink, stdout=subprocess.PIPE
+        )
+    try:
+        beat = tmp_path / "beat"
+        for video in (output / "first.mp4", output / "second.mp4"):
+            video.write_bytes(b"v")
+            until(functools.partial(is_gone, video))
+        assert log.read_text().count("job broken failed") >= 2
+        first_beat = beat.stat().st_mtime
+        until(lambda: beat.stat().st_mtime > first_beat, 3)
+        with open_output_root(str(output)) as root:  # R45
+            assert lock(root)
+            until(lambda: "job old: clean ttl" in log.read_text() and "busy" in log.read_text())
+        assert "job low: clean pressure" in log.read_text()
+        started = time.monotonic()
+        janitor.send_signal(signal.SIGTERM)
+        assert janitor.wait(5) == 0
+        assert time.monotonic() - started < 1
+        lines = [line for line in log.read_text().splitlines() if "job broken" in line]
+        assert all("does not exist" in line for line in lines)  # one line each, no traceback
+        assert "Traceback" not in log.read_text()
+    finally:
+        janitor.kill()
+        janitor.communicate()
+
+
+def test_a_misspelt_key_exits_2(tmp_path: Path) -> None:
+    config = tmp_path / "janitor.yaml"
+    config.write_text("jobs:\n  - {name: a, evry: 1s, run: ttl, dir: /tmp/o, older_than: 1s}\n")
+    done = subprocess.run(
+        [*LTXOPS, "janitor", "--config", str(config)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "'evry'" in done.stderr
