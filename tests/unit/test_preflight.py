@@ -39,7 +39,8 @@ SEEN: dict[str, Any] = {
 
 
 def complaints(need: dict[str, Any] | None = None, **changes: Any) -> list[tuple[int, str]]:
-    return [(problem.code, problem.sentence) for problem in preflight.judge({**SEEN, **changes}, {**NEED, **(need or {})})]
+    problems = preflight.judge({**SEEN, **changes}, {**NEED, **(need or {})})
+    return [(problem.code, problem.sentence) for problem in problems]
 
 
 def only(found: list[tuple[int, str]]) -> tuple[int, str]:
