@@ -58,9 +58,16 @@ def parse_result(stdout: str) -> dict[str, Any]:
 
 
 def sentence_of(result: dict[str, Any], stderr: str, exit_code: int) -> str:
-    """Return the command's own account of its failure: `error` of its JSON, else what it wrote last."""
+    """Return the command's own account of its failure: `error` of its JSON, else what it wrote last.
+
+    Where the command shows the end of a log (`log_tail`; `logs` of a smoke case), those lines follow.
+    """
     said = result.get("error") or stderr.strip() or "the command said nothing"
-    return f"{said} [ltxops exit {exit_code}]"
+    lines = [*result.get("log_tail", [])]
+    for case in result.get("cases", [result]):
+        for name, tail in (case.get("logs") or {}).items():
+            lines += [f"last lines of {name}:", *tail]
+    return "\n  | ".join([f"{said} [ltxops exit {exit_code}]", *lines])
 
 
 def main() -> None:

@@ -73,7 +73,7 @@ class Demo:
 
     def pids(self) -> dict[str, int]:
         status = self.services("status", "--json").stdout
-        return {str(program["name"]): int(program["pid"]) for program in json.loads(status)["programs"]}
+        return {str(program["name"]): int(program["pid"] or 0) for program in json.loads(status)["programs"]}
 
     def services(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [LTXOPS, "services", *arguments, "--config", str(self.folder / "etc/host.json")]
