@@ -22,8 +22,8 @@ def reason_in(outcome: dict[str, Any]) -> str:
         return reason_in(failed_items[0])
     message = str(outcome.get("msg") or "no message").strip()
     # The message of command and shell is no more than that the exit code was not zero.
-    errors = str(outcome.get("stderr") or "").strip().splitlines()
-    return f"{message}: {errors[-1]}" if errors and "return code" in message else message
+    errors = [line.strip() for line in str(outcome.get("stderr") or "").splitlines() if line.strip()]
+    return "; ".join(errors)[-600:] if errors and "return code" in message else message
 
 
 class CallbackModule(CallbackBase):
