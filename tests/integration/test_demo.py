@@ -219,3 +219,38 @@ def test_a_taken_hub_port_is_said_so(tmp_path: Path) -> None:
         refused = Demo(tmp_path, {}, other.getsockname()[1]).script()
     assert refused.returncode == 1
     assert "LTXOPS_DEMO_HUB_PORT" in last_line(refused.stderr)
+
+
+def test_a_killed_supervisord_leaves_nothing_that_stands_in_the_way(demo: Demo) -> None:
+    supervisord = int((demo.folder / "run/supervisord.pid").read_text())
+    orphans = set(demo.pids().values())
+    os.kill(supervisord, signal.SIGKILL)
+    again = demo.run()
+    assert again.returncode == 0, again.stdout[-3000:]
+    assert not orphans & demo.processes()
+    assert demo.authorized("/queue")[0] == 200
+
+
+def test_down_stops_what_a_killed_supervisord_left_behind(demo: Demo) -> None:
+    os.kill(int((demo.folder / "run/supervisord.pid").read_text()), signal.SIGKILL)
+    assert demo.script("--down").returncode == 0
+    assert demo.processes() == set()
+    assert demo.run().returncode == 0
+
+
+def test_comfyui_sees_nothing_of_the_callers_environment(demo: Demo) -> None:
+    demo.script("--down")
+    os.environ["S3_SECRET_ACCESS_KEY"] = "the-callers-own-secret"
+    try:
+        assert demo.run().returncode == 0
+    finally:
+        del os.environ["S3_SECRET_ACCESS_KEY"]
+    for program, pid in demo.pids().items():
+        assert b"the-callers-own-secret" not in Path(f"/proc/{pid}/environ").read_bytes(), program
+
+
+@pytest.mark.parametrize("tag", ["preflight", "base", "models", "comfyui", "wrapper", "gateway", "cleanup",
+                                 "supervisor", "smoke"])  # fmt: skip
+def test_a_role_runs_alone_by_its_tag(demo: Demo, tag: str) -> None:
+    alone = demo.run("--tags", tag)
+    assert (alone.returncode, changed_tasks(alone.stdout)) == (0, 0), alone.stdout[-2000:]
