@@ -49,13 +49,14 @@ make_venv() {
   if [ -e "$stamp" ] && "$venv"/bin/python -c 'import ltxops' 2>/dev/null; then
     return
   fi
-  "$python" -c 'import ensurepip' 2>/dev/null || apt_install python3-venv
+  "$python" -c 'import ensurepip' 2>/dev/null \
+    || apt_install "$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
   say "making $venv with $("$python" --version)"
   # A proxy's certificate is in the system's store, not in uv's own.
   export UV_SYSTEM_CERTS=1
   "$python" -m venv "$venv"
-  "$venv"/bin/pip install --quiet --disable-pip-version-check uv --constraint constraints.txt
-  "$venv"/bin/uv pip install --quiet --python "$venv"/bin/python --constraint constraints.txt --editable ".[$extras]"
+  "$venv"/bin/pip install --quiet --no-cache-dir --disable-pip-version-check uv --constraint constraints.txt
+  "$venv"/bin/uv pip install --quiet --no-cache --python "$venv"/bin/python --constraint constraints.txt --editable ".[$extras]"
   rm -f "$venv"/.installed-*
   touch "$stamp"
 }

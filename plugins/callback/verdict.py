@@ -50,7 +50,11 @@ class CallbackModule(CallbackBase):
     def v2_playbook_on_stats(self, stats: Any) -> None:
         """Print the reasons, one line a host."""
         for host, reason in sorted(self._reasons.items()):
-            self._display.display(f"{host}: {reason}", color="red")
+            # The ends of logs come first, so that the sentence is what is read last.
+            sentence, *log_lines = reason.splitlines()
+            for line in log_lines:
+                self._display.display(line)
+            self._display.display(f"{host}: {sentence}", color="red")
 
     def _remember(self, result: Any, kind: str) -> None:
         outcome = result.result if hasattr(result, "result") else result._result

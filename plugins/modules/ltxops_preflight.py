@@ -61,11 +61,12 @@ REQUIREMENTS: dict[str, Any] = {
     **{name: {"type": "int"} for name in ("min_ram_gib", "disk_reserve_gib", "min_vram_gib")},
     "gpu_required": {"type": "bool"},
     "commands": {"type": "dict"},
+    "smoke_cases": {"type": "list", "elements": "str", "choices": ["check", "distilled", "two-stage"]},
     "files": {"type": "list", "elements": "dict"},
     "ports": {
         "type": "list",
         "elements": "dict",
-        "options": {"port": {"type": "int"}, "what": {"type": "str"}, "variable": {"type": "str"}},
+        "options": {"port": {"type": "str"}, "what": {"type": "str"}, "variable": {"type": "str"}},
     },
 }
 
@@ -144,7 +145,8 @@ def socket_refuses(port: int) -> bool:
 def survey_port(port: int, listeners: dict[int, set[str]], ours: set[int]) -> dict[str, Any]:
     """Say whether `port` is free, or taken by one of the processes `ours`, or by whom else."""
     if port not in listeners:
-        return {"free": not socket_refuses(port), "ours": False, "holder": "another process"}
+        closing = "a connection that is open or closing; try again in a minute"
+        return {"free": not socket_refuses(port), "ours": False, "holder": closing}
     holder = process_holding(listeners[port])
     if holder is None:
         return {"free": False, "ours": False, "holder": "a process of another user"}
@@ -191,7 +193,7 @@ def survey_host(module: AnsibleModule, need: dict[str, Any]) -> dict[str, Any]:
         "free_bytes": shutil.disk_usage(existing_parent(root)).free,
         "missing_bytes": missing_bytes(need["files"], root),
         "commands": {name: shutil.which(name, path=need["search_path"]) for name in need["commands"]},
-        "ports": {str(port["port"]): survey_port(port["port"], listeners, ours) for port in need["ports"]},
+        "ports": {port["port"]: survey_port(int(port["port"]), listeners, ours) for port in need["ports"]},
         "writable": os.access(existing_parent(Path(need["workspace"])), os.W_OK),
     }
 
@@ -221,6 +223,9 @@ def judge_settings(need: dict[str, Any], token: str | None) -> Iterator[Problem]
                 f"the path {need[name]!r} has a character that supervisord and nginx read in their own way: "
                 "use one with only letters, digits and . _ - @ + /",
             )
+    for port in need["ports"]:
+        if not (port["port"].isdigit() and 0 < int(port["port"]) < 65536):
+            yield Problem(2, f"{port['variable']} is {port['port']}: a port is a number from 1 to 65535")
     # A Unix socket's name holds 107 bytes (unix(7)); supervisord adds a suffix of its own while binding.
     socket_path = f"{need['run_dir']}/supervisor.sock"
     if len(socket_path) > 90:
@@ -299,9 +304,9 @@ def judge_room(seen: dict[str, Any], need: dict[str, Any]) -> Iterator[Problem]:
 
 def judge_ports(seen: dict[str, Any], need: dict[str, Any]) -> Iterator[Problem]:
     """Ports that somebody else has, and two of ours that are the same."""
-    first_use: dict[int, str] = {}
+    first_use: dict[str, str] = {}
     for port in need["ports"]:
-        state = seen["ports"][str(port["port"])]
+        state = seen["ports"][port["port"]]
         if port["port"] in first_use:
             yield Problem(2, f"{port['variable']} and {first_use[port['port']]} are both {port['port']}")
         elif not state["free"] and not state["ours"]:

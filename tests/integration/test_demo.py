@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -205,6 +206,39 @@ def test_a_killed_program_comes_back(demo: Demo) -> None:
         time.sleep(0.2)
     assert demo.services("wait", "--timeout", "30").returncode == 0
     assert demo.authorized("/queue")[0] == 200
+
+
+def test_down_while_a_run_provisions_refuses_and_so_does_a_second_run(demo: Demo) -> None:
+    holder = subprocess.Popen(["flock", str(demo.folder / "run/demo.lock"), "sleep", "30"])
+    try:
+        time.sleep(0.5)
+        for refused in (demo.script("--down"), demo.run()):
+            assert refused.returncode == 6
+            assert "another run of scripts/demo" in last_line(refused.stderr)
+    finally:
+        holder.terminate()
+        holder.wait()
+    assert demo.authorized("/queue")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"gateway_port": 99999}, "gateway_port is 99999: a port is a number from 1 to 65535"),
+        ({"gateway_port": "abc"}, "gateway_port is abc: a port is a number"),
+        ({"smoke_cases": ["chek"]}, "chek"),
+    ],
+)
+def test_a_wrong_value_is_refused_before_anything_is_done(demo: Demo, settings: Any, words: str) -> None:
+    refused = demo.run(**settings)
+    assert refused.returncode == 2
+    assert words in last_line(refused.stdout)
+    assert "TASK [base" not in refused.stdout
+
+
+@pytest.mark.parametrize("arguments", [("down",), ("--down", "--check")])
+def test_words_it_does_not_know_are_refused(demo: Demo, arguments: tuple[str, ...]) -> None:
+    assert demo.script(*arguments).returncode == 2
 
 
 def test_down_of_a_demo_that_never_ran_says_so(tmp_path: Path) -> None:

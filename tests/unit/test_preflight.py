@@ -22,7 +22,7 @@ NEED: dict[str, Any] = {
     "min_driver": "570.26",
     "models_root": "/workspace/ComfyUI/models",
     "commands": {"nginx": "nginx"},
-    "ports": [{"port": 8188, "what": "gateway", "variable": "gateway_port"}],
+    "ports": [{"port": "8188", "what": "gateway", "variable": "gateway_port"}],
 }
 SEEN: dict[str, Any] = {
     "os": {"ID": "ubuntu", "ID_LIKE": "debian", "PRETTY_NAME": "Ubuntu 22.04"},
@@ -90,7 +90,7 @@ def test_our_own_port_is_no_fault() -> None:
 
 
 def test_one_port_for_two_programs_is_refused() -> None:
-    ports = [*NEED["ports"], {"port": 8188, "what": "API wrapper", "variable": "wrapper_port"}]
+    ports = [*NEED["ports"], {"port": "8188", "what": "API wrapper", "variable": "wrapper_port"}]
     assert only(complaints({"ports": ports})) == (2, "wrapper_port and gateway_port are both 8188")
 
 
