@@ -10,7 +10,8 @@ from ltxops.errors import BadInput, DiskFull
 from ltxops.models.ledger import Ledger, Proof
 from ltxops.models.lock import LockedFile, LockedModel
 from ltxops.models.manifest import Model
-from ltxops.models.plan import Space, State, Wanted, size_text, state_of, wanted_files
+from ltxops.models.plan import Space, State, Wanted, state_of, wanted_files
+from ltxops.units import format_bytes
 
 SHA256 = "ab" * 32
 WANTED = Wanted("m", "owner/m", "c" * 40, LockedFile("m.bin", 5, SHA256), "loras/m.bin", False)
@@ -85,7 +86,7 @@ def test_the_disk_verdict_names_the_shortfall() -> None:
     ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (3 * 1024**4, "3.0 TiB")]
 )
 def test_sizes_are_written_for_people(count: int, text: str) -> None:
-    assert size_text(count) == text
+    assert format_bytes(count) == text
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from ltxops.cli.model_options import add_options, hub_maker, known_files, read_inputs, sync_command
 from ltxops.cli.output import Subparsers, add_command, emit, log
 from ltxops.errors import CheckFailed, IntegrityError
+from ltxops.units import format_bytes
 
 if TYPE_CHECKING:
     from ltxops.models.plan import State, Wanted
@@ -66,7 +67,7 @@ def register(nouns: Subparsers) -> None:
 
 def _plan(args: argparse.Namespace) -> int:
     from ltxops.errors import DiskFull
-    from ltxops.models.plan import State, size_text
+    from ltxops.models.plan import State
     from ltxops.models.store import Store
     from ltxops.models.sync import make_plan
 
@@ -85,7 +86,7 @@ def _plan(args: argparse.Namespace) -> int:
         "bytes_reserve": plan.space.reserve,
         "bytes_short": short,
     }
-    lines = [f"{state.value:9} {size_text(item.file.size):>10}  {item.dest}" for item, state in plan.files]
+    lines = [f"{state.value:9} {format_bytes(item.file.size):>10}  {item.dest}" for item, state in plan.files]
     verdict = plan.space.describe(str(store.root))
     emit(args, result, "\n".join([*lines, f"{present} of {len(lines)} files present", verdict]))
     if short:
@@ -94,7 +95,7 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _sync(args: argparse.Namespace) -> int:
-    from ltxops.models.plan import size_text
+
     from ltxops.models.progress import display
     from ltxops.models.store import Store
     from ltxops.models.sync import sync
@@ -111,7 +112,8 @@ def _sync(args: argparse.Namespace) -> int:
         show=display(),
     )
     text = (
-        f"profile {args.profile}: {len(report.fetched)} files fetched ({size_text(report.bytes_fetched)}), "
+        f"profile {args.profile}: {len(report.fetched)} files fetched "
+        f"({format_bytes(report.bytes_fetched)}), "
         f"{len(report.adopted)} adopted, {report.present} were present; all proven, {report.seconds:.1f} s"
     )
     emit(args, {"ok": True, "profile": args.profile, **vars(report)}, text)
@@ -136,7 +138,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _status(args: argparse.Namespace) -> int:
     from ltxops.models.lock import missing_from
-    from ltxops.models.plan import State, size_text, wanted_files
+    from ltxops.models.plan import State, wanted_files
     from ltxops.models.store import Store
 
     models, locked = read_inputs(args)
@@ -152,7 +154,7 @@ def _status(args: argparse.Namespace) -> int:
         "unresolved": [model.name for model in unknown],
         "unlocked": missing_from(models, locked),
     }
-    lines = [f"{state.value:9} {size_text(item.file.size):>10}  {item.dest}" for item, state in states]
+    lines = [f"{state.value:9} {format_bytes(item.file.size):>10}  {item.dest}" for item, state in states]
     lines += [
         f"{'unknown':9} {'?':>10}  {model.dest} ({model.name}: not locked, not fetched yet)"
         for model in unknown
@@ -163,7 +165,6 @@ def _status(args: argparse.Namespace) -> int:
 
 def _list(args: argparse.Namespace) -> int:
     from ltxops.models.lock import missing_from
-    from ltxops.models.plan import size_text
 
     models, locked = read_inputs(args)
     rows: list[dict[str, Any]] = []
@@ -192,10 +193,10 @@ def _list(args: argparse.Namespace) -> int:
     unlocked = missing_from(models, locked)
     total = sum(row["size"] or 0 for row in rows)
     lines = [
-        f"{size_text(row['size']) if row['size'] is not None else '?':>10}  {row['dest']}" for row in rows
+        f"{format_bytes(row['size']) if row['size'] is not None else '?':>10}  {row['dest']}" for row in rows
     ]
     lines.append(
-        f"{size_text(total):>10}  in all"
+        f"{format_bytes(total):>10}  in all"
         + (f", not counting what is not locked: {', '.join(unlocked)}" if unlocked else "")
     )
     emit(

@@ -53,16 +53,16 @@ def register(nouns: Subparsers) -> None:
 
 
 def _ttl(args: argparse.Namespace) -> int:
+    from ltxops.units import parse_duration
     from ltxops.upkeep.cleaners import clean_ttl
-    from ltxops.upkeep.units import parse_duration
 
     age = parse_duration(args.older_than, "--older-than")
     return _finish(args, clean_ttl(args.dir, age, args.dry_run))
 
 
 def _pressure(args: argparse.Namespace) -> int:
+    from ltxops.units import parse_duration, parse_size
     from ltxops.upkeep.cleaners import clean_pressure
-    from ltxops.upkeep.units import parse_duration, parse_size
 
     age = parse_duration(args.older_than, "--older-than")
     size = parse_size(args.min_free, "--min-free")

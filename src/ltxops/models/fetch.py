@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from ltxops.errors import DiskFull, IntegrityError, LtxopsError
 from ltxops.models.lock import LockedFile
-from ltxops.models.plan import Wanted, size_text
+from ltxops.models.plan import Wanted
 from ltxops.models.proof import Digest
+from ltxops.units import format_bytes
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -106,7 +107,8 @@ def fetch(
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(
                 f"the disk of {path.parent} filled up while {wanted.dest} arrived "
-                f"({size_text(wanted.file.size)}); free some space and run again: finished files are intact"
+                f"({format_bytes(wanted.file.size)}); "
+                "free some space and run again: finished files are intact"
             ) from error
         raise
     path.unlink(missing_ok=True)

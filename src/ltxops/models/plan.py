@@ -9,6 +9,7 @@ from ltxops.errors import BadInput, DiskFull
 from ltxops.models.ledger import Proof
 from ltxops.models.lock import LockedFile, LockedModel
 from ltxops.models.manifest import Model, conflict
+from ltxops.units import format_bytes
 
 
 class State(Enum):
@@ -85,12 +86,12 @@ class Space:
 
     def describe(self, root: str) -> str:
         """Return the verdict as a sentence."""
-        facts = f"{size_text(self.needed)} to fetch and {size_text(self.reserve)} to keep free"
+        facts = f"{format_bytes(self.needed)} to fetch and {format_bytes(self.reserve)} to keep free"
         if not self.short:
-            return f"enough disk at {root}: {facts}, {size_text(self.free)} free"
+            return f"enough disk at {root}: {facts}, {format_bytes(self.free)} free"
         return (
-            f"not enough disk at {root}: {facts}, but {size_text(self.free)} free, "
-            f"{size_text(self.short)} short"
+            f"not enough disk at {root}: {facts}, but {format_bytes(self.free)} free, "
+            f"{format_bytes(self.short)} short"
         )
 
     def require(self, root: str) -> None:
@@ -99,13 +100,3 @@ class Space:
             raise DiskFull(
                 f"{self.describe(root)}; free that much or use a smaller profile (nothing was fetched)"
             )
-
-
-def size_text(count: int) -> str:
-    """Write a number of bytes for a person: `24.4 GiB`, `612 B`."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"

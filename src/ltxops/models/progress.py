@@ -16,7 +16,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from ltxops.models.plan import size_text
+from ltxops.units import format_bytes
 
 #: A smaller file is there before its announcement was read.
 _WORTH_ANNOUNCING_BYTES = 64 * 1024 * 1024
@@ -78,8 +78,8 @@ class Lines:
         with self._guard:
             self._started[dest] = time.monotonic()
         if size >= _WORTH_ANNOUNCING_BYTES:
-            kept = f", {size_text(arrived)} of it here from an earlier run" if arrived else ""
-            self.note(f"fetching {dest} ({size_text(size)}{kept})")
+            kept = f", {format_bytes(arrived)} of it here from an earlier run" if arrived else ""
+            self.note(f"fetching {dest} ({format_bytes(size)}{kept})")
 
     def advance(self, dest: str, count: int) -> None:
         with self._guard:
@@ -90,8 +90,8 @@ class Lines:
             seconds = time.monotonic() - self._started.pop(dest)
             done = self._done
         self.note(
-            f"proven   {dest} ({size_text(size)} in {seconds:.1f} s; {size_text(done)} of "
-            f"{size_text(self._total)})"
+            f"proven   {dest} ({format_bytes(size)} in {seconds:.1f} s; {format_bytes(done)} of "
+            f"{format_bytes(self._total)})"
         )
 
 
@@ -135,7 +135,7 @@ class Bars:
 
     def finish(self, dest: str, size: int) -> None:
         self._progress.remove_task(self._tasks.pop(dest))
-        self.note(f"proven {dest} ({size_text(size)})")
+        self.note(f"proven {dest} ({format_bytes(size)})")
 
 
 def display() -> Display:

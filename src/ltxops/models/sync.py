@@ -12,10 +12,11 @@ from ltxops.models.durable import disk_errors_explained
 from ltxops.models.fetch import Stopped, fetch
 from ltxops.models.lock import LockedModel
 from ltxops.models.manifest import Model
-from ltxops.models.plan import Space, State, Wanted, size_text, wanted_files
+from ltxops.models.plan import Space, State, Wanted, wanted_files
 from ltxops.models.progress import Display
 from ltxops.models.proof import digest_of
 from ltxops.models.store import Store
+from ltxops.units import format_bytes
 
 if TYPE_CHECKING:
     from ltxops.models.hub import Hub
@@ -166,7 +167,7 @@ def _settle(store: Store, files: list[Wanted], jobs: int, report: Report, show: 
     for item, problem in _parallel(jobs, unproven, store.adopt):
         if problem is None:
             report.adopted.append(item.dest)
-            show.note(f"adopted  {item.dest} ({size_text(item.file.size)}, its hash is right)")
+            show.note(f"adopted  {item.dest} ({format_bytes(item.file.size)}, its hash is right)")
         else:
             bad.add(item.dest)
             show.note(f"removed  {item.dest}: it {problem}")

@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable
 
 from ltxops.errors import CheckFailed, DiskFull, LtxopsError
+from ltxops.units import format_bytes, format_duration
 from ltxops.upkeep.in_use import OpenFiles
 from ltxops.upkeep.output_root import OutputRoot, lock, open_output_root
 from ltxops.upkeep.removal import Remover
 from ltxops.upkeep.report import Report
 from ltxops.upkeep.survey import OldFile, Survey, changed_at, printable, survey
-from ltxops.upkeep.units import format_bytes, format_duration
 
 _NANO = 1_000_000_000
 #: Some file systems (XFS, Btrfs) give blocks back a moment after the deletion.

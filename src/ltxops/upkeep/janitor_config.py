@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from ltxops.errors import BadInput
-from ltxops.upkeep.units import parse_duration, parse_size
+from ltxops.units import parse_duration, parse_size
 
 _TOP = {"heartbeat", "jobs"}
 _NEEDED = {

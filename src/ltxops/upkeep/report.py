@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ltxops.errors import LtxopsError
+from ltxops.units import format_bytes
 from ltxops.upkeep.survey import printable
-from ltxops.upkeep.units import format_bytes
 
 #: The report names at most this many deleted files and this many problems; the counts are always whole.
 LISTED_FILES = 1000
