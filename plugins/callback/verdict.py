@@ -22,8 +22,8 @@ def reason_in(outcome: dict[str, Any]) -> str:
         return reason_in(failed_items[0])
     message = str(outcome.get("msg") or "no message").strip()
     # The message of command and shell is no more than that the exit code was not zero.
-    errors = str(outcome.get("stderr") or "").strip().splitlines()
-    return f"{message}: {errors[-1]}" if errors and "return code" in message else message
+    errors = [line.strip() for line in str(outcome.get("stderr") or "").splitlines() if line.strip()]
+    return "; ".join(errors)[-600:] if errors and "return code" in message else message
 
 
 class CallbackModule(CallbackBase):
@@ -50,7 +50,11 @@ class CallbackModule(CallbackBase):
     def v2_playbook_on_stats(self, stats: Any) -> None:
         """Print the reasons, one line a host."""
         for host, reason in sorted(self._reasons.items()):
-            self._display.display(f"{host}: {reason}", color="red")
+            # The ends of logs come first, so that the sentence is what is read last.
+            sentence, *log_lines = reason.splitlines()
+            for line in log_lines:
+                self._display.display(line)
+            self._display.display(f"{host}: {sentence}", color="red")
 
     def _remember(self, result: Any, kind: str) -> None:
         outcome = result.result if hasattr(result, "result") else result._result

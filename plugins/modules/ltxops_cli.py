@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -25,10 +26,9 @@ options:
     type: list
     elements: str
     required: true
-  umask:
-    description: File mode creation mask, octal, as a string.
+  user:
+    description: User that the command runs as, when the module runs as root.
     type: str
-    default: "022"
 author: ["the ltxops maintainers"]
 """
 
@@ -70,18 +70,26 @@ def sentence_of(result: dict[str, Any], stderr: str, exit_code: int) -> str:
     return "\n  | ".join([f"{said} [ltxops exit {exit_code}]", *lines])
 
 
+def as_user(name: str | None) -> list[str]:
+    """Return what is put before a command so that it runs as `name`; nothing, where we are no root.
+
+    runuser is in util-linux, which every Debian has; a small host has no sudo.
+    """
+    return ["runuser", "-u", name, "--"] if name and os.geteuid() == 0 else []
+
+
 def main() -> None:
     """Run the command that the task describes."""
     module = AnsibleModule(
         argument_spec={
             "command": {"type": "list", "elements": "str", "required": True},
             "arguments": {"type": "list", "elements": "str", "required": True},
-            "umask": {"type": "str", "default": "022"},
+            "user": {"type": "str"},
         },
         supports_check_mode=False,
     )
-    argv = [*module.params["command"], *module.params["arguments"], "--json"]
-    exit_code, stdout, stderr = module.run_command(argv, umask=int(module.params["umask"], 8))
+    argv = [*as_user(module.params["user"]), *module.params["command"], *module.params["arguments"], "--json"]
+    exit_code, stdout, stderr = module.run_command(argv)
     result = parse_result(stdout)
     if exit_code != 0:
         module.fail_json(msg=sentence_of(result, stderr, exit_code), rc=exit_code, result=result, log=stderr)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.ltxops_processes import ours as our_processes
 
 DOCUMENTATION = r"""
 module: ltxops_preflight
@@ -48,6 +49,26 @@ survey:
 """
 
 GIB = 1024**3
+
+#: Types are declared because a playbook's numbers and booleans arrive as text with ansible-core 2.17.
+REQUIREMENTS: dict[str, Any] = {
+    "scope": {"type": "str", "choices": ["host", "user"]},
+    **{
+        name: {"type": "str"}
+        for name in ("workspace", "home", "run_dir", "models_root", "socket", "nginx_pidfile")
+    },
+    **{name: {"type": "str"} for name in ("min_python", "min_driver", "nvidia_smi", "search_path")},
+    **{name: {"type": "int"} for name in ("min_ram_gib", "disk_reserve_gib", "min_vram_gib")},
+    "gpu_required": {"type": "bool"},
+    "commands": {"type": "dict"},
+    "smoke_cases": {"type": "list", "elements": "str", "choices": ["check", "distilled", "two-stage"]},
+    "files": {"type": "list", "elements": "dict"},
+    "ports": {
+        "type": "list",
+        "elements": "dict",
+        "options": {"port": {"type": "str"}, "what": {"type": "str"}, "variable": {"type": "str"}},
+    },
+}
 
 
 class Problem(NamedTuple):
@@ -96,19 +117,6 @@ def parse_listeners(table: str) -> dict[int, set[str]]:
     return listeners
 
 
-def ancestors(pid: int) -> list[int]:
-    """Return `pid` and the processes above it, nearest first."""
-    chain: list[int] = []
-    while pid > 0 and pid not in chain:
-        chain.append(pid)
-        try:
-            # The command name in parentheses may hold spaces; what follows it does not.
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-        except (OSError, ValueError, IndexError):
-            break
-    return chain
-
-
 def process_holding(inodes: set[str]) -> tuple[int, str] | None:
     """Return (pid, command line) of a process that has one of these sockets open, if it can be seen."""
     wanted = {f"socket:[{inode}]" for inode in inodes}
@@ -134,28 +142,20 @@ def socket_refuses(port: int) -> bool:
     return False
 
 
-def survey_port(port: int, listeners: dict[int, set[str]], ours: int | None) -> dict[str, Any]:
-    """Say whether `port` is free, or taken by a child of our supervisord (`ours`), or by whom else."""
+def survey_port(port: int, listeners: dict[int, set[str]], ours: set[int]) -> dict[str, Any]:
+    """Say whether `port` is free, or taken by one of the processes `ours`, or by whom else."""
     if port not in listeners:
-        return {"free": not socket_refuses(port), "ours": False, "holder": "another process"}
+        closing = "a connection that is open or closing; try again in a minute"
+        return {"free": not socket_refuses(port), "ours": False, "holder": closing}
     holder = process_holding(listeners[port])
     if holder is None:
         return {"free": False, "ours": False, "holder": "a process of another user"}
     pid, command = holder
     return {
         "free": False,
-        "ours": ours is not None and ours in ancestors(pid),
+        "ours": pid in ours,
         "holder": f"pid {pid} ({command[:80]})",
     }
-
-
-def read_pid(pidfile: str) -> int | None:
-    """Return the pid in `pidfile` if that process is a supervisord, else None."""
-    try:
-        pid = int(Path(pidfile).read_text())
-        return pid if b"supervisord" in Path(f"/proc/{pid}/cmdline").read_bytes() else None
-    except (OSError, ValueError):
-        return None
 
 
 def missing_bytes(files: list[dict[str, Any]], root: Path) -> int:
@@ -175,7 +175,7 @@ def survey_host(module: AnsibleModule, need: dict[str, Any]) -> dict[str, Any]:
         if Path(table).exists():
             for port, inodes in parse_listeners(Path(table).read_text()).items():
                 listeners.setdefault(port, set()).update(inodes)
-    ours = read_pid(need["our_pidfile"])
+    ours = our_processes(need["socket"], need["nginx_pidfile"])
     gpus: list[dict[str, Any]] = []
     smi = shutil.which(need["nvidia_smi"])
     if smi:
@@ -193,7 +193,7 @@ def survey_host(module: AnsibleModule, need: dict[str, Any]) -> dict[str, Any]:
         "free_bytes": shutil.disk_usage(existing_parent(root)).free,
         "missing_bytes": missing_bytes(need["files"], root),
         "commands": {name: shutil.which(name, path=need["search_path"]) for name in need["commands"]},
-        "ports": {str(port["port"]): survey_port(port["port"], listeners, ours) for port in need["ports"]},
+        "ports": {port["port"]: survey_port(int(port["port"]), listeners, ours) for port in need["ports"]},
         "writable": os.access(existing_parent(Path(need["workspace"])), os.W_OK),
     }
 
@@ -223,6 +223,9 @@ def judge_settings(need: dict[str, Any], token: str | None) -> Iterator[Problem]
                 f"the path {need[name]!r} has a character that supervisord and nginx read in their own way: "
                 "use one with only letters, digits and . _ - @ + /",
             )
+    for port in need["ports"]:
+        if not (port["port"].isdigit() and 0 < int(port["port"]) < 65536):
+            yield Problem(2, f"{port['variable']} is {port['port']}: a port is a number from 1 to 65535")
     # A Unix socket's name holds 107 bytes (unix(7)); supervisord adds a suffix of its own while binding.
     socket_path = f"{need['run_dir']}/supervisor.sock"
     if len(socket_path) > 90:
@@ -301,9 +304,9 @@ def judge_room(seen: dict[str, Any], need: dict[str, Any]) -> Iterator[Problem]:
 
 def judge_ports(seen: dict[str, Any], need: dict[str, Any]) -> Iterator[Problem]:
     """Ports that somebody else has, and two of ours that are the same."""
-    first_use: dict[int, str] = {}
+    first_use: dict[str, str] = {}
     for port in need["ports"]:
-        state = seen["ports"][str(port["port"])]
+        state = seen["ports"][port["port"]]
         if port["port"] in first_use:
             yield Problem(2, f"{port['variable']} and {first_use[port['port']]} are both {port['port']}")
         elif not state["free"] and not state["ours"]:
@@ -319,7 +322,7 @@ def main() -> None:
     """Survey, judge, and fail with every problem at once."""
     module = AnsibleModule(
         argument_spec={
-            "requirements": {"type": "dict", "required": True},
+            "requirements": {"type": "dict", "required": True, "options": REQUIREMENTS},
             "token": {"type": "str", "no_log": True},
         },
         supports_check_mode=True,

@@ -113,7 +113,7 @@ def render(folder: Path, **variables: Any) -> subprocess.CompletedProcess[str]:
         **variables,
     }
     command = [
-        "ansible-playbook",
+        str(Path(sys.executable).parent / "ansible-playbook"),
         "-i",
         "localhost,",
         "tests/ansible/gateway.yml",

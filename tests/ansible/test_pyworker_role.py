@@ -29,7 +29,7 @@ def play(folder: Path, part: str, **variables: Any) -> subprocess.CompletedProce
         **variables,
     }
     command = [
-        "ansible-playbook",
+        str(Path(sys.executable).parent / "ansible-playbook"),
         "-i",
         "localhost,",
         "tests/ansible/pyworker.yml",

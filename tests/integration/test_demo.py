@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -207,6 +208,39 @@ def test_a_killed_program_comes_back(demo: Demo) -> None:
     assert demo.authorized("/queue")[0] == 200
 
 
+def test_down_while_a_run_provisions_refuses_and_so_does_a_second_run(demo: Demo) -> None:
+    holder = subprocess.Popen(["flock", str(demo.folder / "run/demo.lock"), "sleep", "30"])
+    try:
+        time.sleep(0.5)
+        for refused in (demo.script("--down"), demo.run()):
+            assert refused.returncode == 6
+            assert "another run of scripts/demo" in last_line(refused.stderr)
+    finally:
+        holder.terminate()
+        holder.wait()
+    assert demo.authorized("/queue")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"gateway_port": 99999}, "gateway_port is 99999: a port is a number from 1 to 65535"),
+        ({"gateway_port": "abc"}, "gateway_port is abc: a port is a number"),
+        ({"smoke_cases": ["chek"]}, "chek"),
+    ],
+)
+def test_a_wrong_value_is_refused_before_anything_is_done(demo: Demo, settings: Any, words: str) -> None:
+    refused = demo.run(**settings)
+    assert refused.returncode == 2
+    assert words in last_line(refused.stdout)
+    assert "TASK [base" not in refused.stdout
+
+
+@pytest.mark.parametrize("arguments", [("down",), ("--down", "--check")])
+def test_words_it_does_not_know_are_refused(demo: Demo, arguments: tuple[str, ...]) -> None:
+    assert demo.script(*arguments).returncode == 2
+
+
 def test_down_of_a_demo_that_never_ran_says_so(tmp_path: Path) -> None:
     idle = Demo(tmp_path, {}, 1).script("--down")
     assert (idle.returncode, idle.stderr.strip()) == (0, "nothing of the demo was running")
@@ -219,3 +253,38 @@ def test_a_taken_hub_port_is_said_so(tmp_path: Path) -> None:
         refused = Demo(tmp_path, {}, other.getsockname()[1]).script()
     assert refused.returncode == 1
     assert "LTXOPS_DEMO_HUB_PORT" in last_line(refused.stderr)
+
+
+def test_a_killed_supervisord_leaves_nothing_that_stands_in_the_way(demo: Demo) -> None:
+    supervisord = int((demo.folder / "run/supervisord.pid").read_text())
+    orphans = set(demo.pids().values())
+    os.kill(supervisord, signal.SIGKILL)
+    again = demo.run()
+    assert again.returncode == 0, again.stdout[-3000:]
+    assert not orphans & demo.processes()
+    assert demo.authorized("/queue")[0] == 200
+
+
+def test_down_stops_what_a_killed_supervisord_left_behind(demo: Demo) -> None:
+    os.kill(int((demo.folder / "run/supervisord.pid").read_text()), signal.SIGKILL)
+    assert demo.script("--down").returncode == 0
+    assert demo.processes() == set()
+    assert demo.run().returncode == 0
+
+
+def test_comfyui_sees_nothing_of_the_callers_environment(demo: Demo) -> None:
+    demo.script("--down")
+    os.environ["S3_SECRET_ACCESS_KEY"] = "the-callers-own-secret"
+    try:
+        assert demo.run().returncode == 0
+    finally:
+        del os.environ["S3_SECRET_ACCESS_KEY"]
+    for program, pid in demo.pids().items():
+        assert b"the-callers-own-secret" not in Path(f"/proc/{pid}/environ").read_bytes(), program
+
+
+@pytest.mark.parametrize("tag", ["preflight", "base", "models", "comfyui", "wrapper", "gateway", "cleanup",
+                                 "supervisor", "smoke"])  # fmt: skip
+def test_a_role_runs_alone_by_its_tag(demo: Demo, tag: str) -> None:
+    alone = demo.run("--tags", tag)
+    assert (alone.returncode, changed_tasks(alone.stdout)) == (0, 0), alone.stdout[-2000:]

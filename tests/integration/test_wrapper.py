@@ -253,6 +253,33 @@ def test_a_job_that_comfyui_answers_from_its_cache_has_its_files_too(shared: Hos
         assert all(Path(item["local_path"]).is_file() for item in envelope["output"])
 
 
+def test_a_file_that_was_deleted_is_made_again(shared: Host) -> None:
+    same = {node: value for node, value in graph(prefix="video/cleaned").items() if node != "4"}
+    kept = {"5": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "kept"}}}
+    _, _, first = shared.generate({**same, **kept}, request_id="cleaned-1")
+    for path in [*shared.output.glob("video/cleaned_*"), *shared.output.glob("cleaned-1/cleaned_*")]:
+        path.unlink()
+    images = sorted(shared.output.glob("kept_*"))
+
+    status, _, envelope = shared.generate({**same, **kept}, request_id="cleaned-2")
+    assert (status, envelope["status"]) == (200, "completed")
+    assert {item["node_id"] for item in envelope["output"]} == {"3", "5"}
+    for item in envelope["output"]:
+        place = Path(item["local_path"])
+        assert place.is_file() and place.parent == shared.output / "cleaned-2"
+        assert place.samefile(shared.output / item["subfolder"] / item["filename"])
+    assert sorted(shared.output.glob("kept_*")) == images, "what was there is not made again"
+    response = envelope["comfyui_response"]
+    details = response["execution_details"]
+    assert details["nodes_executed"] == ["3"]
+    prompt = response[details["prompt_id"]]["prompt"][2]
+    assert [node for node, value in prompt.items() if "ltxops_run" in value["inputs"]] == ["3"]
+    timings = envelope["timings"]
+    assert sum(timings.values()) == pytest.approx(2 * timings["total"], abs=1)
+    assert shared.result("cleaned-2") == (200, envelope)
+    assert first["status"] == "completed"
+
+
 def test_the_same_request_is_one_job_and_another_body_is_refused(  # R61
     shared: Host, background: Callable[..., "Future[Any]"]
 ) -> None:
@@ -334,7 +361,10 @@ def test_the_api_documents_itself(shared: Host) -> None:
     _, _, document = call(f"{shared.url}/openapi.json")
     assert {"/generate/sync", "/result/{request_id}", "/health"} <= set(document["paths"])
     assert call(f"{shared.url}/docs")[0] == 200
-    assert call(f"{shared.url}/nothing")[0] == 404
+    for path in ("nothing", "health/", "generate/sync/", "result/x/"):
+        status, headers, body = call(f"{shared.url}/{path}", {} if "sync" in path else None)
+        assert (status, headers["content-type"]) == (404, "application/json"), path
+        assert body["status"] == "failed" and "location" not in headers
 
 
 def test_a_client_that_goes_away_loses_nothing(shared: Host) -> None:

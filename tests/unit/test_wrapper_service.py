@@ -1,12 +1,16 @@
 """Parts of the wrapper's process: its log, its backends, its port, its settings."""
 
+import argparse
 import asyncio
 import json
 import logging
 import socket
+from pathlib import Path
 
 import pytest
+import yaml
 
+from ltxops.cli import wrapper as command
 from ltxops.errors import BadInput, CheckFailed
 from ltxops.wrapper.app import StrictJSON
 from ltxops.wrapper.backends import SILENCE_SECONDS, Backends, judge, parse_backends
@@ -119,3 +123,12 @@ def test_the_documented_request_needs_only_a_workflow() -> None:
     assert wanted["required"] == ["workflow_json"]
     assert set(wanted["properties"]) == {"request_id", "workflow_json", "s3", "webhook"}
     assert "$ref" not in str(schema)
+
+
+def test_a_job_is_answered_before_the_gateway_gives_up() -> None:
+    parser = argparse.ArgumentParser()
+    command.register(parser.add_subparsers())
+    args = parser.parse_args(["wrapper", "serve", "--output-directory", "o", "--state", "s"])
+    defaults = Path(__file__).parents[2] / "roles/gateway/defaults/main.yml"
+    patience = yaml.safe_load(defaults.read_text())["gateway_read_timeout_seconds"]
+    assert 60 < args.job_timeout <= patience - 60

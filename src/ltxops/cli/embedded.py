@@ -52,6 +52,9 @@ def _add_comfyui(verbs: Subparsers) -> None:
     parser.add_argument(
         "--seconds-per-step", type=float, default=0.0, metavar="S", help="pace of a sampler (default: 0)"
     )
+    parser.add_argument(
+        "--max-upload-size", type=float, default=100.0, metavar="MB", help="largest request (default: 100)"
+    )
     for switch in IGNORED_SWITCHES:
         parser.add_argument(switch, action="store_true", help="taken as ComfyUI takes it, changes nothing")
     parser.add_argument("--preview-method", metavar="X", help="taken as ComfyUI takes it, changes nothing")
@@ -81,13 +84,16 @@ def run_comfyui(args: argparse.Namespace) -> int:
         raise BadInput(f"--port {args.port} is not a port: give a number from 0 to 65535")
     if not 0 <= args.seconds_per_step < float("inf"):
         raise BadInput(f"--seconds-per-step {args.seconds_per_step} is not a time: give seconds, 0 or more")
+    if not 0 < args.max_upload_size < float("inf"):
+        raise BadInput(f"--max-upload-size {args.max_upload_size} is not a size: give megabytes above 0")
     base = args.base_directory
     if not base.is_dir():
         raise BadInput(
             f"--base-directory {base} is not a folder: create it, or give the one with models/ in it"
         )
     folders = folders_under(base, args.output_directory, args.input_directory, args.temp_directory)
-    code = serve(Options(args.listen, args.port, folders, args.seconds_per_step, tuple(sys.argv)))
+    upload = round(args.max_upload_size * 1024 * 1024)
+    code = serve(Options(args.listen, args.port, folders, args.seconds_per_step, tuple(sys.argv), upload))
     emit(args, {"ok": code == 0}, "embedded engine stopped")
     return code
 

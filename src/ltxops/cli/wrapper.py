@@ -46,7 +46,8 @@ def register(nouns: Subparsers) -> None:
     serve.add_argument(
         "--job-timeout",
         type=_positive_seconds,
-        default=7200.0,
+        # Below the gateway's gateway_read_timeout_seconds, which cuts off whoever still waits.
+        default=3300.0,
         metavar="SECONDS",
         help="how long a job may take, waiting included (default: %(default)g)",
     )

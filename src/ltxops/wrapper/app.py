@@ -27,6 +27,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     409: {"model": ErrorBody, "description": "The request_id belongs to a job with another workflow"},
     413: {"model": ErrorBody, "description": "The body is too large"},
     422: {"model": Envelope, "description": "ComfyUI took the graph and the generation failed"},
+    500: {"model": Envelope, "description": "The wrapper itself failed on the job"},
     502: {"model": Envelope, "description": "ComfyUI, or the wrapper, failed or went away in mid-job"},
     503: {"model": ErrorBody, "description": "No ComfyUI answers, or the queue is full; see Retry-After"},
 }
@@ -38,6 +39,8 @@ def create_app(jobs: Jobs, backends: Backends, *, max_body_bytes: int) -> FastAP
         title="ltxops API wrapper",
         version=__version__,
         description="Runs ComfyUI workflows: one request, one answer with the files it made.",
+        # A redirect would name the address that this process sees, which is not the gateway's.
+        redirect_slashes=False,
     )
 
     @app.post(

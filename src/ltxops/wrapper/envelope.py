@@ -9,7 +9,7 @@ from ltxops.wrapper.schema import Envelope, JobStatus, OutputItem, Timings
 #: HTTP status of a finished job's answer. A failure is not 200: PyWorker counts each 200 of its benchmark
 #: as a success (package vastai 1.9.1, BenchmarkResult.is_successful), so a host that fails fast would score
 #: best. A graph that failed would fail again, and 4xx is what Vast's client does not send again, unlike 5xx.
-COMPLETED, GENERATION_FAILED, BACKEND_LOST = 200, 422, 502
+COMPLETED, GENERATION_FAILED, WRAPPER_FAILED, BACKEND_LOST = 200, 422, 500, 502
 
 _MESSAGES: dict[JobStatus, str] = {
     "queued": "Waiting in ComfyUI's queue.",

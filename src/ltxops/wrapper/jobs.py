@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -91,8 +92,7 @@ class Jobs:
         """Take no more jobs, and answer every unfinished one with why."""
         self._stopping = True
         for job in self._active.values():
-            if job.work is not None:
-                job.work.cancel()
+            job.stop()
         await self._settle()
 
     async def close(self) -> None:
@@ -113,7 +113,11 @@ class Jobs:
         except Exception:
             log.exception("job %s failed in the wrapper itself", job.request.id)
             reason = "the wrapper itself failed on this job; its log says why"
-            outcome = envelope.failed(job.request.id, reason, 500)
+            timings = job.marks.timings(time.monotonic())
+            outcome = envelope.failed(job.request.id, reason, envelope.WRAPPER_FAILED, timings=timings)
+            # Only what was recorded by this run: another answer under this id stays as it is.
+            if job.accepted:
+                await self._keep(job, outcome)
         finally:
             del self._active[job.request.id]
         job.outcome.set_result(outcome)

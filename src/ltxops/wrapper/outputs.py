@@ -13,16 +13,40 @@ import os
 import shutil
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ltxops.errors import CheckFailed
-from ltxops.generation.comfyui import ComfyClient, OutputFile
+from ltxops.generation.comfyui import ComfyClient, OutputFile, ServiceDown
 from ltxops.wrapper.schema import OutputItem
 
 log = logging.getLogger("ltxops.wrapper")
 
 #: Why a file system refuses a second name for a file of another user, or on another device, or at all.
 _CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
+
+
+class OutputsMissing(CheckFailed):
+    """ComfyUI lists files that are gone. `nodes` are the ids of the nodes that made them."""
+
+    def __init__(self, files: Sequence[OutputFile], output_directory: Path) -> None:
+        first, more = files[0], len(files) - 1
+        super().__init__(
+            f"the output {Path(first.subfolder) / first.filename}"
+            + (f" and {more} more, which ComfyUI lists, are" if more else ", which ComfyUI lists, is")
+            + f" neither in {output_directory} nor under its /view; look for what deletes files there, and "
+            "send the job again under a new request_id"
+        )
+        self.nodes = frozenset(file.node_id for file in files)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Where a listed file is: None when nowhere. One that was `fetched` is ours to remove again."""
+
+    file: OutputFile
+    source: Path | None
+    fetched: bool = False
 
 
 def source_in(output_directory: Path, subfolder: str, filename: str) -> Path | None:
@@ -97,50 +121,73 @@ async def collect_outputs(
     """Put the files of a job into its folder and return them as the envelope lists them.
 
     What is not in the output folder of this host (a preview in ComfyUI's temp folder) is downloaded. A file
-    that cannot get its second name is still delivered, under ComfyUI's. Raises CheckFailed when one is
-    nowhere.
+    that cannot get its second name is still delivered, under ComfyUI's. Raises OutputsMissing when some are
+    nowhere, and then puts none in place: they are to be made again, under whatever names come then.
     """
-    items = []
-    for file in files:
-        if file.filename != Path(file.filename).name:
-            raise CheckFailed(f"ComfyUI reports an output named {file.filename!r}, which is no file name")
-        source = await asyncio.to_thread(source_in, output_directory, file.subfolder, file.filename)
-        if file.type != "output" or source is None:
-            place = await _download(client, file, output_directory, request_id)
-        else:
-            place = await asyncio.to_thread(_place, source, output_directory, request_id)
-        items.append(
-            OutputItem(
-                filename=file.filename,
-                local_path=str(place),
-                type=file.type,
-                subfolder=file.subfolder,
-                node_id=file.node_id,
-                output_type=file.output_type,
-            )
-        )
-    return items
-
-
-def _place(source: Path, output_directory: Path, request_id: str) -> Path:
+    found: list[_Found] = []
     try:
-        return give_second_name(source, job_directory(output_directory, request_id), source.name)
+        for file in files:
+            found.append(await _find(client, file, output_directory, request_id))
+        missing = [one.file for one in found if one.source is None]
+        if missing:
+            raise OutputsMissing(missing, output_directory)
+        return [
+            OutputItem(
+                filename=one.file.filename,
+                local_path=str(await asyncio.to_thread(_place, one, output_directory, request_id)),
+                type=one.file.type,
+                subfolder=one.file.subfolder,
+                node_id=one.file.node_id,
+                output_type=one.file.output_type,
+            )
+            for one in found
+        ]
+    finally:
+        for one in found:
+            if one.source is not None and one.fetched:
+                await asyncio.to_thread(one.source.unlink, missing_ok=True)
+
+
+async def _find(client: ComfyClient, file: OutputFile, output_directory: Path, request_id: str) -> _Found:
+    if file.filename != Path(file.filename).name:
+        raise CheckFailed(f"ComfyUI reports an output named {file.filename!r}, which is no file name")
+    source = await asyncio.to_thread(source_in, output_directory, file.subfolder, file.filename)
+    if file.type == "output" and source is not None:
+        return _Found(file, source)
+    try:
+        folder = await asyncio.to_thread(job_directory, output_directory, request_id)
+        part = folder / f".{uuid.uuid4().hex}.download"
+        return _Found(file, await _download(client, file, part), fetched=True)
     except OSError as error:
+        raise _not_put(file, output_directory, error) from error
+
+
+async def _download(client: ComfyClient, file: OutputFile, part: Path) -> Path | None:
+    """Return `part` with the file in it, or None when ComfyUI answers and not with the file."""
+    try:
+        await client.download(file, part)
+    except ServiceDown:
+        raise
+    except CheckFailed as error:
+        log.warning("the output %s is gone: %s", file.filename, error)
+        return None
+    return part
+
+
+def _place(found: _Found, output_directory: Path, request_id: str) -> Path:
+    source = found.source
+    assert source is not None
+    try:
+        return give_second_name(source, job_directory(output_directory, request_id), found.file.filename)
+    except OSError as error:
+        if found.fetched:
+            raise _not_put(found.file, output_directory, error) from error
         log.warning("%s stays where it is: no name for it in the folder of its job (%s)", source, error)
         return source
 
 
-async def _download(client: ComfyClient, file: OutputFile, output_directory: Path, request_id: str) -> Path:
-    try:
-        folder = await asyncio.to_thread(job_directory, output_directory, request_id)
-        part = folder / f".{uuid.uuid4().hex}.download"
-        try:
-            await client.download(file, part)
-            return await asyncio.to_thread(give_second_name, part, folder, file.filename)
-        finally:
-            await asyncio.to_thread(part.unlink, missing_ok=True)
-    except OSError as error:
-        raise CheckFailed(
-            f"the output {file.filename} cannot be put into {output_directory} ({error.strerror}); look at "
-            "its owner and its free space"
-        ) from error
+def _not_put(file: OutputFile, output_directory: Path, error: OSError) -> CheckFailed:
+    return CheckFailed(
+        f"the output {file.filename} cannot be put into {output_directory} ({error.strerror}); look at its "
+        "owner and its free space"
+    )

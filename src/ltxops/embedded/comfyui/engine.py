@@ -31,7 +31,7 @@ class Engine:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.queue = JobQueue()
-        self.sockets = Sockets()
+        self.sockets = Sockets(options.features)
         self._executor = Executor(options.folders, options.seconds_per_step)
         self._forget = threading.Event()
         self._reporter: Reporter | None = None

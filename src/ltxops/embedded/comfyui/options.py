@@ -32,6 +32,13 @@ class Options:
     folders: Folders
     seconds_per_step: float = 0.0
     argv: tuple[str, ...] = ()
+    #: The largest request taken; the default is ComfyUI's.
+    max_upload_bytes: int = 100 * 1024 * 1024
+
+    @property
+    def features(self) -> dict[str, object]:
+        """What `/features` and the WebSocket say of this server."""
+        return {"supports_preview_metadata": False, "max_upload_size": self.max_upload_bytes}
 
 
 def folders_under(

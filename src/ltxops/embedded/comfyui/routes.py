@@ -9,7 +9,6 @@ from ltxops.embedded.comfyui.catalog import MODEL_FOLDERS, weight_names
 from ltxops.embedded.comfyui.engine import DEVICE, Engine, now_ms
 from ltxops.embedded.comfyui.files import upload_image, view
 from ltxops.embedded.comfyui.jobs import Job
-from ltxops.embedded.comfyui.sockets import FEATURES
 
 ENGINE = web.AppKey("engine", Engine)
 PAGE = f"""<!doctype html>
@@ -144,7 +143,7 @@ async def get_embeddings(request: web.Request) -> web.Response:
 
 async def get_features(request: web.Request) -> web.Response:
     """Return what this server can do."""
-    return web.json_response(FEATURES)
+    return web.json_response(request.app[ENGINE].options.features)
 
 
 async def get_system_stats(request: web.Request) -> web.Response:

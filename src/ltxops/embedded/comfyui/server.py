@@ -15,8 +15,6 @@ from ltxops.embedded.comfyui.origin import refuse_foreign
 from ltxops.embedded.comfyui.routes import ENGINE, add_routes
 from ltxops.errors import CheckFailed
 
-#: The largest request taken, ComfyUI's default.
-MAX_REQUEST_BYTES = 100 * 1024 * 1024
 #: How long open requests and the running job get when the engine is told to stop.
 STOP_SECONDS = 1.0
 
@@ -28,7 +26,7 @@ async def running(options: Options) -> AsyncIterator[str]:
     Raises CheckFailed when the port is taken or the address is not one of this machine.
     """
     engine = Engine(options)
-    app = web.Application(middlewares=[refuse_foreign], client_max_size=MAX_REQUEST_BYTES)
+    app = web.Application(middlewares=[refuse_foreign], client_max_size=options.max_upload_bytes)
     app[ENGINE] = engine
     add_routes(app)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_SECONDS)

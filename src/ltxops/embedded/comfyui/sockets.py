@@ -12,14 +12,13 @@ from aiohttp import WSMsgType, web
 BACKLOG = 10_000
 #: Seconds between pings; a client that has vanished without a word is noticed by them.
 HEARTBEAT_SECONDS = 30.0
-#: What `/features` answers.
-FEATURES = {"supports_preview_metadata": False, "max_upload_size": 100 * 1024 * 1024}
 
 
 class Sockets:
     """The connected clients. A later connection under the same id takes the earlier one's place."""
 
-    def __init__(self) -> None:
+    def __init__(self, features: dict[str, object]) -> None:
+        self._features = features
         self._backlogs: dict[str, asyncio.Queue[str | None]] = {}
         self._open: set[web.WebSocketResponse] = set()
         self._loop = asyncio.get_running_loop()
@@ -74,7 +73,7 @@ class Sockets:
         with contextlib.suppress(ValueError):
             said = json.loads(text)
             if isinstance(said, dict) and said.get("type") == "feature_flags":
-                self.send("feature_flags", FEATURES, client_id)
+                self.send("feature_flags", self._features, client_id)
 
     async def close(self) -> None:
         """Say goodbye to everyone."""

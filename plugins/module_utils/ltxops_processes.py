@@ -1,0 +1,102 @@
+"""Which processes of a machine are programs of ours, also after the supervisord that started them was killed.
+
+supervisord gives every program a process group of its own and names its socket in the program's environment.
+nginx writes its title over its environment, so its own pid file names its group.
+Run as a script it stops them, and whatever else was started from the demo in FOLDER, and prints how many:
+`ltxops_processes.py SOCKET NGINX_PIDFILE FOLDER`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def group_and_name(pid: int) -> tuple[int, str] | None:
+    """Return (process group, command name) of `pid`, or None when it is gone."""
+    try:
+        head, tail = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)
+        return int(tail.split()[2]), head.split("(", 1)[1]
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def environment_of(pid: int) -> list[bytes]:
+    """Return the environment `pid` was started with; empty when it may not be read."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def pid_in(pidfile: str) -> int | None:
+    """Return the number in `pidfile`, or None."""
+    try:
+        return int(Path(pidfile).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def started_by(supervisor_socket: str, pid: int) -> bool:
+    """Say whether the supervisord with this socket has started `pid`; Debian writes /run as /var/run."""
+    mark = b"SUPERVISOR_SERVER_URL=unix://"
+    sockets = [entry[len(mark) :] for entry in environment_of(pid) if entry.startswith(mark)]
+    return any(os.path.realpath(path) == os.path.realpath(supervisor_socket.encode()) for path in sockets)
+
+
+def started_from(folder: str, pid: int) -> bool:
+    """Say whether `pid` is a program installed in `folder`, its nginx, or the hub that serves it."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return False
+    installed = any(word.startswith(f"{folder}/home/") for word in words[:2])
+    gateway = words[0].startswith(f"nginx: master process nginx -p {folder}/")
+    hub = "embedded" in words and f"{folder}/hub" in words
+    return installed or gateway or hub
+
+
+def ours(supervisor_socket: str, nginx_pidfile: str, folder: str | None = None) -> set[int]:
+    """Return the pids of every program that the supervisord with this socket has started.
+
+    With `folder`, of whatever works in that folder too.
+    """
+    nginx_group = pid_in(nginx_pidfile)
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    seen = {pid: found for pid in pids if (found := group_and_name(pid)) is not None}
+    groups = {group for pid, (group, _) in seen.items() if started_by(supervisor_socket, pid)}
+    return {
+        pid
+        for pid, (group, name) in seen.items()
+        if group in groups
+        or (group == nginx_group and name == "nginx")
+        or (folder is not None and started_from(folder, pid))
+    }
+
+
+def stop(
+    supervisor_socket: str, nginx_pidfile: str, folder: str | None = None, patience_seconds: float = 25.0
+) -> list[int]:
+    """Ask every program of ours to end, end by force what has not done so in time, and return their pids."""
+    which = (supervisor_socket, nginx_pidfile, folder)
+    stopped = sorted(ours(*which))
+    deadline = time.monotonic() + patience_seconds
+    asked: set[int] = set()
+    while left := ours(*which):
+        late = time.monotonic() > deadline
+        for pid in left if late else left - asked:
+            try:
+                os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
+            except ProcessLookupError:
+                continue
+        asked |= left
+        time.sleep(0.1)
+    return stopped
+
+
+if __name__ == "__main__":
+    socket, nginx, demo = sys.argv[1:]
+    print(len(stop(socket, nginx, demo)))

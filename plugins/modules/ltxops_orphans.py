@@ -1,0 +1,56 @@
+#!/usr/bin/python
+"""Ansible module: stop programs that outlived the supervisord that started them."""
+
+from __future__ import annotations
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.ltxops_processes import ours, stop
+
+DOCUMENTATION = r"""
+module: ltxops_orphans
+short_description: Stop programs whose supervisord was killed
+description:
+  - A supervisord that is killed leaves its programs running; the next one could not have their ports.
+  - Use it only while no supervisord of ours runs.
+options:
+  socket:
+    description: Socket of the supervisord that started the programs.
+    type: str
+    required: true
+  nginx_pidfile:
+    description: File in which the gateway's nginx keeps its pid.
+    type: str
+    required: true
+author: ["the ltxops maintainers"]
+"""
+
+EXAMPLES = r"""
+- name: Stop what is left
+  ltxops_orphans: {socket: /run/supervisor.sock, nginx_pidfile: /run/ltxops/nginx.pid}
+"""
+
+RETURN = r"""
+pids:
+  description: The processes that were stopped.
+  returned: success
+  type: list
+  elements: int
+"""
+
+
+def main() -> None:
+    """Find them, and stop them."""
+    module = AnsibleModule(
+        argument_spec={
+            "socket": {"type": "str", "required": True},
+            "nginx_pidfile": {"type": "str", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    which = (module.params["socket"], module.params["nginx_pidfile"])
+    pids = sorted(ours(*which)) if module.check_mode else stop(*which)
+    module.exit_json(changed=bool(pids), pids=pids)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""A bare Debian host for tests: a root file system with sshd and Python only, in namespaces of its own.
+
+It shares the network of this machine, so that packages and the embedded hub can be reached; its programs need
+ports of their own. Everything it mounts is in its own mount namespace and goes with it.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[2]
+#: What this machine needs to reach its package registries, a host on it needs as well.
+SYSTEM_FILES = ("etc/ssl/certs/ca-certificates.crt", "etc/resolv.conf", "etc/hosts", "etc/pip.conf")
+START = """
+mount -t overlay overlay -o lowerdir={base},upperdir={upper},workdir={work} {root}
+mount -t proc proc {root}/proc
+mount --rbind /dev {root}/dev
+mount -t tmpfs tmpfs {root}/run
+mkdir -p {root}/run/sshd
+exec chroot {root} /usr/sbin/sshd -D -e -p {port} -o ListenAddress=127.0.0.1 -o UsePAM=no
+"""
+
+
+def base_file_system() -> Path:
+    """Return a minimal root file system, made once in a checkout and then kept in .test/."""
+    if os.geteuid() != 0:
+        pytest.skip("a host in a namespace of its own needs root")
+    base = REPO / ".test" / "base"
+    if base.is_dir():
+        return base
+    release = dict(
+        line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line
+    )["VERSION_CODENAME"]
+    part = base.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.parent.mkdir(exist_ok=True)
+    command = ["debootstrap", "--variant=minbase", "--include=python3,openssh-server,ca-certificates"]
+    made = subprocess.run([*command, release, str(part)], capture_output=True, text=True, timeout=600)
+    assert made.returncode == 0, made.stdout[-2000:]
+    part.rename(base)
+    return base
+
+
+@dataclass
+class BareHost:
+    """A running bare host: how to reach it, and where its files lie as seen from here."""
+
+    folder: Path
+    port: int
+
+    @property
+    def files(self) -> Path:
+        """What the host has written or was given on top of the base file system."""
+        return self.folder / "upper"
+
+    @property
+    def key(self) -> Path:
+        return self.folder / "key"
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.folder / "known_hosts"
+
+    def inventory_line(self, name: str) -> str:
+        options = f"-o UserKnownHostsFile={self.known_hosts}"
+        return (
+            f"{name} ansible_host=127.0.0.1 ansible_port={self.port} ansible_user=root "
+            f"ansible_ssh_private_key_file={self.key} ansible_ssh_common_args='{options}'"
+        )
+
+    def ssh(self, command: str, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
+        options = [
+            "-q",
+            "-i",
+            str(self.key),
+            "-p",
+            str(self.port),
+            "-o",
+            f"UserKnownHostsFile={self.known_hosts}",
+        ]
+        argv = ["ssh", *options, "root@127.0.0.1", command]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=timeout)
+
+
+@contextmanager
+def bare_host(folder: Path) -> Iterator[BareHost]:
+    """Start a bare host whose files lie in `folder`; everything of it ends with the block."""
+    base = base_file_system()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        host = BareHost(folder, probe.getsockname()[1])
+    for name in ("upper", "work", "root"):
+        (folder / name).mkdir()
+    prepare(host)
+    script = START.format(
+        base=base, upper=host.files, work=folder / "work", root=folder / "root", port=host.port
+    )
+    with (folder / "sshd.log").open("wb") as log:
+        command = [
+            "unshare",
+            "--mount",
+            "--pid",
+            "--uts",
+            "--ipc",
+            "--fork",
+            "--kill-child",
+            "sh",
+            "-euc",
+            script,
+        ]
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for_sshd(host, process)
+        yield host
+    finally:
+        # --kill-child: with unshare goes the first process of the namespace, and with that all others.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+
+
+def prepare(host: BareHost) -> None:
+    """Give the host a key to log in with, a host key known here, and this machine's package settings."""
+    ssh_folder = host.files / "root/.ssh"
+    ssh_folder.mkdir(parents=True, mode=0o700)
+    (host.files / "etc/ssh").mkdir(parents=True)
+    host_key = host.files / "etc/ssh/ssh_host_ed25519_key"
+    for path in (host.key, host_key):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+    shutil.copy(host.key.with_suffix(".pub"), ssh_folder / "authorized_keys")
+    public = host_key.with_suffix(".pub").read_text()
+    host.known_hosts.write_text(f"[127.0.0.1]:{host.port} {public}")
+    for name in SYSTEM_FILES:
+        if Path("/", name).is_file():
+            (host.files / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(Path("/", name), host.files / name)
+    for name in ("sources.list", "sources.list.d", "apt.conf.d"):
+        source = Path("/etc/apt", name)
+        if source.is_dir():
+            shutil.copytree(source, host.files / "etc/apt" / name)
+        elif source.is_file():
+            shutil.copy(source, host.files / "etc/apt" / name)
+
+
+def wait_for_sshd(host: BareHost, process: "subprocess.Popen[bytes]") -> None:
+    for _ in range(100):
+        if host.ssh("true").returncode == 0:
+            return
+        assert process.poll() is None, (host.folder / "sshd.log").read_text()
+        time.sleep(0.1)
+    raise AssertionError((host.folder / "sshd.log").read_text())

@@ -1,0 +1,167 @@
+"""Scope host over SSH: a bare host with sshd and Python only becomes a guarded video host."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.bare_host import REPO, BareHost, bare_host
+from tests.integration.demo_host import LTXOPS, changed_tasks, free_ports, last_line
+
+NAMES = ("gateway_port", "wrapper_port", "comfyui_port")
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    port = free_ports(1)[0]
+    manifest, root = REPO / "inventory/demo/models.yaml", tmp_path_factory.mktemp("hub")
+    command = [
+        LTXOPS,
+        "embedded",
+        "hub",
+        "--manifest",
+        str(manifest),
+        "--root",
+        str(root),
+        "--port",
+        str(port),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert "http://" in process.stdout.readline()
+        yield f"http://127.0.0.1:{port}"
+        process.terminate()
+
+
+class Fleet:
+    """One bare host in an inventory, and how the playbook is run against it."""
+
+    def __init__(self, host: BareHost, hub: str) -> None:
+        self.host = host
+        self.ports = dict(zip(NAMES, free_ports(3), strict=True))
+        self.settings: dict[str, Any] = {
+            **self.ports,
+            "comfyui_engine": "embedded",
+            "preflight_gpu_required": False,
+            "preflight_min_ram_gib": 1,
+            "models_manifest": str(REPO / "inventory/demo/models.yaml"),
+            "models_profile": "vast",
+            "models_hub": hub,
+            "models_reserve": "64MiB",
+        }
+        self.inventory = host.folder / "hosts.ini"
+        self.inventory.write_text(host.inventory_line("gpu-01") + "\n")
+
+    def provision(self, *arguments: str, **settings: Any) -> "subprocess.CompletedProcess[str]":
+        given = json.dumps({**self.settings, **settings})
+        command = [
+            str(REPO / ".venv/bin/ansible-playbook"),
+            "-i",
+            str(self.inventory),
+            "provision.yml",
+            "-e",
+            given,
+            *arguments,
+        ]
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(REPO / "ansible.cfg")}
+        return subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory, hub: str) -> Iterator[Fleet]:
+    with bare_host(tmp_path_factory.mktemp("ssh")) as host:
+        yield Fleet(host, hub)
+
+
+@pytest.fixture(scope="module")
+def provisioned(fleet: Fleet) -> Fleet:
+    first = fleet.provision()
+    assert first.returncode == 0, first.stdout[-3000:]
+    return fleet
+
+
+def test_a_bare_host_gets_to_a_passed_smoke_generation(provisioned: Fleet) -> None:
+    report = provisioned.host.ssh("cat /var/lib/ltxops/smoke/proof/report.json").stdout
+    passed = {case["case"]: case["ok"] for case in json.loads(report)["cases"]}
+    assert passed == {"check": True, "two-stage": True}
+
+
+def test_the_second_run_changes_nothing(provisioned: Fleet) -> None:  # R47
+    second = provisioned.provision()
+    assert (second.returncode, changed_tasks(second.stdout)) == (0, 0)
+
+
+def test_each_program_runs_as_its_own_user(provisioned: Fleet) -> None:  # R13
+    lines = provisioned.host.ssh("ps axo user:12,args").stdout.splitlines()
+    owner = {words[1]: words[0] for line in lines if len(words := line.split(None, 1)) == 2}
+    users = {
+        program: next(user for command, user in owner.items() if program in command)
+        for program in ("embedded comfyui", "wrapper serve", "nginx: worker")
+    }
+    assert users == {"embedded comfyui": "comfy", "wrapper serve": "ltxops", "nginx: worker": "www-data"}
+
+
+def test_comfyui_can_read_no_secret_and_change_no_weight(provisioned: Fleet) -> None:
+    def as_comfy(command: str) -> int:
+        return provisioned.host.ssh(f"runuser -u comfy -- {command}").returncode
+
+    assert as_comfy("true") == 0
+    for path in ("/etc/ltxops/token", "/etc/ltxops/gateway/tokens.conf", "/etc/ltxops/wrapper.env"):
+        assert as_comfy(f"cat {path}") != 0, path
+    assert as_comfy("touch /workspace/ComfyUI/models/checkpoints/x.safetensors") != 0
+
+
+def test_a_generation_through_gateway_and_wrapper_is_linked_not_copied(provisioned: Fleet) -> None:
+    workflow = json.loads((REPO / "workflows/check.json").read_text())
+    body = json.dumps({"input": {"request_id": "over-ssh", "workflow_json": workflow}})
+    token = provisioned.host.ssh("cat /etc/ltxops/token").stdout.strip()
+    url = f"http://127.0.0.1:{provisioned.ports['gateway_port']}/generate/sync"
+    headers = ["-H", f"Authorization: Bearer {token}", "-H", "Content-Type: application/json"]
+    curl = subprocess.run(
+        ["curl", "-sS", *headers, "-d", body, url], capture_output=True, text=True, timeout=120
+    )
+    answer = json.loads(curl.stdout)
+    assert answer["status"] == "completed", answer
+    path = answer["output"][0]["local_path"]
+    assert provisioned.host.ssh(f"stat -c '%h %U' {path}").stdout.split() == ["2", "comfy"]
+
+
+def test_secrets_show_up_in_no_output_of_the_playbook(provisioned: Fleet) -> None:  # R30
+    token = "another-Token-of-the-operator.1"
+    changed = provisioned.provision(
+        "-vvv", "--diff", gateway_token=token, models_hub_token="hub-secret-0123456789"
+    )
+    assert changed.returncode == 0
+    assert token not in changed.stdout + changed.stderr
+    assert "hub-secret-0123456789" not in changed.stdout + changed.stderr
+    assert provisioned.host.ssh("cat /etc/ltxops/token").stdout.strip() == token
+    listing = provisioned.host.ssh(
+        "ps axww; grep -rl hub-secret /etc/ltxops /workspace/logs /var/lib/ltxops"
+    ).stdout
+    assert token not in listing
+    assert listing.split()[-1] == "/etc/ltxops/models/hub-token"
+
+
+def test_a_host_that_cannot_be_reached_is_named_and_the_others_finish(provisioned: Fleet) -> None:  # R49
+    lonely = f"gpu-02 ansible_host=127.0.0.1 ansible_port={free_ports(1)[0]} ansible_user=root"
+    provisioned.inventory.write_text(provisioned.host.inventory_line("gpu-01") + f"\n{lonely}\n")
+    run = provisioned.provision(gateway_token="another-Token-of-the-operator.1")
+    provisioned.inventory.write_text(provisioned.host.inventory_line("gpu-01") + "\n")
+    assert run.returncode == 4
+    assert "gpu-01                     : ok=" in run.stdout
+    assert last_line(run.stdout).startswith("gpu-02: unreachable")
+    assert "Connection refused" in last_line(run.stdout)
+
+
+def test_a_changed_host_key_is_refused(provisioned: Fleet) -> None:
+    known = provisioned.host.known_hosts
+    before = known.read_text()
+    other = Path(provisioned.host.folder / "key.pub").read_text()
+    known.write_text(f"[127.0.0.1]:{provisioned.host.port} {other}")
+    refused = provisioned.provision()
+    known.write_text(before)
+    assert refused.returncode == 4
+    assert "Host key verification failed" in last_line(refused.stdout)
