@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 REPO = Path(__file__).parents[2]
 PLATFORM = {"CONTAINER_ID": 12, "PUBLIC_IPADDR": "192.0.2.1", "VAST_TCP_PORT_3000": "40000"}
@@ -66,6 +67,41 @@ def test_what_the_worker_cannot_run_with_is_refused(  # R29
     assert said in text
     assert "[ltxops exit 2]" in text
     assert "hush" not in text
+
+
+def container_variables(**environment: str) -> dict[str, Any]:
+    names = ["enabled", "repo", "version", "port", "report_address", "use_ssl", "environment"]
+    wanted = ", ".join(f"'{name}': pyworker_{name}" for name in names)
+    command = [str(Path(sys.executable).parent / "ansible"), "-i", "inventory/container", "all", "-o"]
+    command += ["-m", "debug", "-a", "msg={{ {" + wanted + "} | to_json }}"]
+    settings = {**os.environ, "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"), **environment}
+    shown = subprocess.run(command, cwd=REPO, env=settings, capture_output=True, text=True, check=True)
+    message = json.loads(shown.stdout.partition(" => ")[2])["msg"]
+    found: dict[str, Any] = message if isinstance(message, dict) else json.loads(message)
+    return found
+
+
+def test_a_container_takes_the_platforms_variables_up_by_name() -> None:
+    given = {"MASTER_TOKEN": "m%; '$x", "REPORT_ADDR": "http://report", "USE_SSL": "false", "HF_TOKEN": "hf"}
+    given |= {"CONTAINER_ID": "12", "PUBLIC_IPADDR": "192.0.2.1", "VAST_TCP_PORT_3100": "40000"}
+    found = container_variables(SERVERLESS="true", WORKER_PORT="3100", PYWORKER_REPO="https://x/y", **given)
+    assert (found["enabled"], found["use_ssl"], str(found["port"])) == (True, False, "3100")
+    assert (found["repo"], found["version"]) == ("https://x/y", "HEAD")
+    assert found["report_address"] == "http://report"
+    names = ("CONTAINER_ID", "PUBLIC_IPADDR", "VAST_TCP_PORT_3100", "HF_TOKEN", "MASTER_TOKEN")
+    assert {name: str(value) for name, value in found["environment"].items()} == {
+        name: given[name] for name in names
+    }
+
+
+def test_a_container_without_them_is_no_worker_and_pinned() -> None:
+    found, defaults = (
+        container_variables(),
+        yaml.safe_load((REPO / "roles/pyworker/defaults/main.yml").read_text()),
+    )
+    assert found["enabled"] is False
+    for name in ("repo", "version", "report_address"):
+        assert found[name] == defaults[f"pyworker_{name}"]
 
 
 def openssl(command: str) -> str:
