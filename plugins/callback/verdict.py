@@ -15,6 +15,10 @@ description:
 """
 
 
+#: How the end of a log is marked in a message.
+LOG_LINE = "  | "
+
+
 def reason_in(outcome: dict[str, Any]) -> str:
     """Return what a failed task says of itself; of a loop, what its first failed item says."""
     failed_items = [item for item in outcome.get("results", []) if item.get("failed")]
@@ -51,10 +55,13 @@ class CallbackModule(CallbackBase):
         """Print the reasons, one line a host."""
         for host, reason in sorted(self._reasons.items()):
             # The ends of logs come first, so that the sentence is what is read last.
-            sentence, *log_lines = reason.splitlines()
-            for line in log_lines:
-                self._display.display(line)
-            self._display.display(f"{host}: {sentence}", color="red")
+            lines = reason.splitlines()
+            for line in lines:
+                if line.startswith(LOG_LINE):
+                    self._display.display(line)
+            # ssh draws a frame around its warnings.
+            said = [line.strip(" @") for line in lines if not line.startswith(LOG_LINE)]
+            self._display.display(f"{host}: {' '.join(filter(None, said))[-900:]}", color="red")
 
     def _remember(self, result: Any, kind: str) -> None:
         outcome = result.result if hasattr(result, "result") else result._result

@@ -209,7 +209,7 @@ def test_a_killed_program_comes_back(demo: Demo) -> None:
 
 
 def test_down_while_a_run_provisions_refuses_and_so_does_a_second_run(demo: Demo) -> None:
-    holder = subprocess.Popen(["flock", str(demo.folder / "run/demo.lock"), "sleep", "30"])
+    holder = subprocess.Popen(["flock", "--no-fork", str(demo.folder / "run/demo.lock"), "sleep", "30"])
     try:
         time.sleep(0.5)
         for refused in (demo.script("--down"), demo.run()):

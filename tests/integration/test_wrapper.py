@@ -1,8 +1,11 @@
 """The wrapper as its clients and its operator see it: real processes, a stand-in ComfyUI behind them."""
 
 import asyncio
+import base64
+import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,9 +13,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.error import HTTPError, URLError
+from urllib.parse import urljoin
 from urllib.request import Request, urlopen
 
 import pytest
@@ -360,11 +365,77 @@ def test_comfyuis_own_errors_reach_the_client_and_leave_no_job(shared: Host) -> 
 def test_the_api_documents_itself(shared: Host) -> None:
     _, _, document = call(f"{shared.url}/openapi.json")
     assert {"/generate/sync", "/result/{request_id}", "/health"} <= set(document["paths"])
-    assert call(f"{shared.url}/docs")[0] == 200
-    for path in ("nothing", "health/", "generate/sync/", "result/x/"):
+    absent = ("nothing", "docs/", "docs/redoc.standalone.js", "redoc")
+    for path in (*absent, "health/", "generate/sync/", "result/x/"):
         status, headers, body = call(f"{shared.url}/{path}", {} if "sync" in path else None)
         assert (status, headers["content-type"]) == (404, "application/json"), path
         assert body["status"] == "failed" and "location" not in headers
+
+
+class Page(HTMLParser):
+    """The addresses that a page names in its tags, and its inline scripts."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.scripts: list[str] = []
+        self._in_script = False
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = [value for name, value in attrs if name in ("src", "href") and value]
+        self.addresses += named
+        self._in_script = tag == "script" and not named
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_script = False
+
+    def handle_data(self, data: str) -> None:
+        if self._in_script:
+            self.scripts.append(data)
+
+
+def test_the_docs_page_needs_nothing_from_outside(shared: Host) -> None:
+    with urlopen(f"{shared.url}/docs", timeout=60) as response:
+        headers, html = response.headers, response.read().decode()
+    page = Page(html)
+    assert headers["content-type"] == "text/html; charset=utf-8" and "//" not in html
+    found = {}
+    for address in page.addresses:
+        # Relative, so that a tunnel's port stays in it; the gateway passes what is below.
+        assert address.startswith("docs/"), address
+        with urlopen(urljoin(f"{shared.url}/docs", address), timeout=60) as response:
+            assert response.headers["x-content-type-options"] == "nosniff"
+            found[address] = (response.headers["content-type"], response.read())
+    assert {address: media_type for address, (media_type, _) in found.items()} == {
+        "docs/swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+        "docs/swagger-ui.css": "text/css; charset=utf-8",
+        "docs/favicon.png": "image/png",
+    }
+    assert b"SwaggerUIBundle" in found["docs/swagger-ui-bundle.js"][1]
+    assert b".swagger-ui" in found["docs/swagger-ui.css"][1]
+    assert found["docs/favicon.png"][1].startswith(b"\x89PNG")
+
+    (script,) = page.scripts
+    schema = re.search(r"\burl: '(.*?)'", script)
+    assert schema and schema[1] == "openapi.json"
+    assert '"validatorUrl": null' in script
+
+
+def test_the_docs_page_forbids_the_browser_everything_from_outside(shared: Host) -> None:
+    with urlopen(f"{shared.url}/docs", timeout=60) as response:
+        policy, html = response.headers["content-security-policy"], response.read().decode()
+    allowed = {words[0]: set(words[1:]) for words in map(str.split, policy.split(";"))}
+    assert allowed["default-src"] == {"'none'"}
+    (script,) = Page(html).scripts
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert allowed["script-src"] == {"'self'", f"'sha256-{digest}'"}
+    assert {"'self'", "'none'", "'unsafe-inline'", "data:", f"'sha256-{digest}'"} >= set().union(
+        *allowed.values()
+    )
+    # Without these two the page stays empty.
+    assert "'self'" in allowed["style-src"] and "'self'" in allowed["connect-src"]
 
 
 def test_a_client_that_goes_away_loses_nothing(shared: Host) -> None:

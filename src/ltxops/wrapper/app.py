@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from ltxops import __version__
+from ltxops.wrapper.apidocs import add_docs_page
 from ltxops.wrapper.backends import Backends
 from ltxops.wrapper.jobs import Jobs
 from ltxops.wrapper.refusals import Refused
@@ -41,7 +42,11 @@ def create_app(jobs: Jobs, backends: Backends, *, max_body_bytes: int) -> FastAP
         description="Runs ComfyUI workflows: one request, one answer with the files it made.",
         # A redirect would name the address that this process sees, which is not the gateway's.
         redirect_slashes=False,
+        # Both of FastAPI's pages load scripts from a CDN.
+        docs_url=None,
+        redoc_url=None,
     )
+    add_docs_page(app)
 
     @app.post(
         "/generate/sync",
