@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ltxops.cli.output import Subparsers, add_command, emit, log
+from ltxops.cli.token import read_token
 from ltxops.errors import BadInput
 
 #: Options of `smoke` that set a workflow's parameter of the same name.
@@ -106,7 +107,7 @@ def run_smoke(args: argparse.Namespace) -> int:
     settings = Settings(
         url=args.url,
         out=args.out,
-        token=_read_token(args.token_file) if args.token_file else None,
+        token=read_token(args.token_file) if args.token_file else None,
         deadline_seconds=args.deadline,
         values={name: getattr(args, name) for name in (*_NUMBERS, *_TEXTS)},
         logs=dict(_named_path(item) for item in args.log),
@@ -141,18 +142,6 @@ def run_gate(args: argparse.Namespace) -> int:
         f"{found.needed - len(found.missing)} of {found.needed} node classes are registered",
     )
     return int(bool(found.missing))
-
-
-def _read_token(path: Path) -> str:
-    try:
-        token = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"the token file {path} cannot be read: {error}") from error
-    if not token:
-        raise BadInput(f"the token file {path} is empty; put the gateway's token into it")
-    if not token.isascii() or not token.isprintable():
-        raise BadInput(f"the token file {path} must hold one line of printable ASCII")
-    return token
 
 
 def _named_path(item: str) -> tuple[str, Path]:

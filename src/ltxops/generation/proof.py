@@ -3,14 +3,14 @@
 import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ltxops.errors import AccessDenied, CheckFailed, LtxopsError
+from ltxops.errors import AccessDenied, CheckFailed
 from ltxops.generation import media, report, workflows
-from ltxops.generation.comfyui import ComfyClient, DeadlineExceeded, Event, Execution, Graph, OutputFile
+from ltxops.generation.comfyui import ComfyClient, Event, Execution, Graph, OutputFile
+from ltxops.generation.job import generate, node_title
 from ltxops.generation.steps import Steps
 from ltxops.generation.workflows import Value
 
@@ -109,28 +109,15 @@ class Proof:
         self._steps.passed(f"{len(workflows.class_types(self._plan.graph))} node classes are registered")
 
     async def _generate(self, client: ComfyClient) -> Execution:
-        prompt_id = ""
-
         def hear(event: Event) -> None:
-            nonlocal prompt_id
             if event.kind == "submitted":
                 prompt_id = self._result["prompt_id"] = event.data["prompt_id"]
                 self._steps.passed(f"job {prompt_id}, number {event.data['number']}")
                 self._steps.begin("follow")
             elif event.kind == "progress" and event.node is not None and event.percentage is not None:
-                self._steps.progress(self._title(event.node), event.percentage)
+                self._steps.progress(node_title(self._plan.graph, event.node), event.percentage)
 
-        try:
-            job = await client.run(
-                self._plan.graph, on_event=hear, deadline_seconds=self._settings.deadline_seconds
-            )
-        except (DeadlineExceeded, asyncio.CancelledError):
-            if prompt_id:
-                with suppress(LtxopsError):  # the failure to tell of is the first one
-                    await client.cancel(prompt_id)
-            raise
-        if job.failure:
-            raise CheckFailed(job.failure)
+        job = await generate(client, self._plan.graph, hear, self._settings.deadline_seconds)
         self._steps.passed(
             f"{len(job.nodes_executed)} nodes ran, {len(job.progress_updates)} progress updates"
         )
@@ -151,9 +138,6 @@ class Proof:
         if complaints:
             raise CheckFailed("; ".join(complaints))
         self._steps.passed("as expected")
-
-    def _title(self, node: str) -> str:
-        return str(self._plan.graph.get(node, {}).get("_meta", {}).get("title", node))
 
 
 def _result_file(job: Execution) -> OutputFile:

@@ -34,6 +34,9 @@ MODEL_INPUTS = {
     ("LoraLoaderModelOnly", "lora_name"): "loras",
 }
 
+#: What stands in a workflow where each run gets a random integer of its own; the API wrapper puts it in.
+RANDOM_INT = "__RANDOM_INT__"
+
 #: Pixels of one latent row or column, and frames of one latent frame after the first (LTX-2's VAE).
 _LATENT_PIXELS = 32
 _LATENT_FRAMES = 8
@@ -108,6 +111,22 @@ def fill(name: str, values: Mapping[str, Value | None] | None = None) -> Graph:
             _write(graph, target, final[parameter])
     for target in entry.get("derived", {}).get("seconds", []):
         _write(graph, target, float(final["length"]) / float(final["frame_rate"]))
+    return graph
+
+
+def fill_unseeded(name: str, values: Mapping[str, Value | None] | None = None) -> Graph:
+    """Return what `fill` returns, with `__RANDOM_INT__` for the seed.
+
+    Raises BadInput also for a workflow without a seed: ComfyUI would answer its second run from the cache.
+    """
+    graph = fill(name, values)
+    targets = _entry(name)["parameters"].get("seed")
+    if not targets:
+        seeded = ", ".join(other for other in names() if "seed" in _entry(other)["parameters"])
+        raise BadInput(f"the workflow {name} has no seed, so no two runs differ; choose one of {seeded}")
+    for target in targets:
+        node, key = target.split(".")
+        graph[node]["inputs"][key] = RANDOM_INT
     return graph
 
 
