@@ -1,4 +1,4 @@
-"""Operator tasks over SSH, on the hosts of the Ansible inventory: `fab --list`, `fab --help logs`, docs/operating.md."""
+"""Operator tasks over SSH on the hosts of the Ansible inventory: see `fab --list` and docs/operating.md."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ PROJECT = Path(__file__).parent
 SHARED = {
     "on": "hosts or groups of the inventory, as in ansible-playbook --limit (default: all)",
     "inventory": "the Ansible inventory (default: $LTXOPS_INVENTORY, else that of ansible.cfg)",
-    "accept-new": "record the key of a host that is not in known_hosts yet; a changed one is refused all the same",
+    "accept-new": "record the key of a host that is not in known_hosts; a changed one is refused anyway",
 }
 RECONNECT = {"reconnect": "so many seconds a lost connection is tried again, 0 is never"}
 

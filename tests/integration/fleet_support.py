@@ -1,4 +1,4 @@
-"""Hosts for the tasks of fabfile.py: real sshds on loopback, in front of folders like those of provisioned hosts."""
+"""Hosts for the tasks of fabfile.py: real sshds on loopback, and folders like those of provisioned hosts."""
 
 import json
 import os
@@ -74,7 +74,9 @@ class Sshd:
     def new_key(self) -> None:
         key = self.folder / "ssh/host_key"
         key.unlink(missing_ok=True)
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True, input=b"y\n")
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True, input=b"y\n"
+        )
 
     @property
     def known(self) -> str:
@@ -112,13 +114,16 @@ class Sshd:
 
     def drop_sessions(self) -> int:
         """Kill the processes that hold the connections, as a reboot or a broken line would."""
-        assert self._process is not None
-        found = _descendants(self._process.pid)
-        sessions = [pid for pid in found if b"sshd" in _command(pid)]
+        sessions = self.sessions()
         for pid in sessions:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         return len(sessions)
+
+    def sessions(self) -> list[int]:
+        """Return the processes that hold the connections."""
+        below = _descendants(self._process.pid) if self._process else []
+        return [pid for pid in below if b"sshd" in _command(pid)]
 
     def describe(self, supervisor_socket: Path | None = None) -> None:
         """Write host.json."""
@@ -194,7 +199,9 @@ class Fleet:
         return file
 
     def environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SSH_", "ANSIBLE_"))}
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("SSH_", "ANSIBLE_"))
+        }
         return {**kept, "HOME": str(self.home), "LTXOPS_INVENTORY": str(self.inventory())}
 
     def fab(self, *words: str, seconds: float = 60) -> tuple[int, str, str]:
@@ -219,7 +226,7 @@ class Fleet:
         finally:
             one.kill()
 
-    def supervise(self, host: Sshd, code: Sequence[tuple[str, str]]) -> dict[str, int]:
+    def supervise(self, host: Sshd, code: Sequence[tuple[str, str]], **settings: str) -> dict[str, int]:
         """Run programs of `(name, code)` on the host under supervisord; returns their ports."""
         # A socket's path has at most 107 bytes.
         folder = Path(tempfile.mkdtemp(prefix="sv-"))
@@ -232,9 +239,11 @@ class Fleet:
             log = host.program(name, address, f"http://{address}/")
             (host.folder / f"{name}.py").write_text(text)
             sections += (
-                f"[program:{name}]\ncommand={sys.executable} {host.folder}/{name}.py {ports[name]} {name}@{host.name}\n"
+                f"[program:{name}]\n"
+                f"command={sys.executable} {host.folder}/{name}.py {ports[name]} {name}@{host.name}\n"
                 f"stdout_logfile={log}\nredirect_stderr=true\nstartsecs=1\nstartretries=1\n"
             )
+            sections += "".join(f"{key}={value}\n" for key, value in settings.items())
         host.describe(path)
         configuration = folder / "s.conf"
         configuration.write_text(
@@ -249,8 +258,7 @@ class Fleet:
 
     def close(self) -> None:
         for host in self.hosts.values():
-            if host._process is not None:
-                host.drop_sessions()
+            host.drop_sessions()
             host.stop()
         for process, path, folder in self._supervisors:
             with suppress(CheckFailed):

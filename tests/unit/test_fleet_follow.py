@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.unit.test_fleet_rotation import rotate
 
 from ltxops.fleet.logs import Records
 from ltxops.fleet.retry import Retry
-from tests.unit.test_fleet_rotation import rotate
 
 FOLLOW = [sys.executable, "-m", "ltxops.fleet.follow"]
 
@@ -133,7 +133,9 @@ def test_a_log_that_is_not_there_yet_is_waited_for(log: Path) -> None:
     one.close()
 
 
-def test_taken_up_after_a_position_nothing_is_missing_or_twice(log: Path, following: Following) -> None:  # R50
+def test_taken_up_after_a_position_nothing_is_missing_or_twice(
+    log: Path, following: Following
+) -> None:  # R50
     following.until("one")
     add(log, "two\nthree, half of ")
     following.until("two")
@@ -157,10 +159,16 @@ def test_taken_up_after_a_position_nothing_is_missing_or_twice(log: Path, follow
         (["--program", "comfyui", "--config", "/nix"], 2, "/nix cannot be read"),
     ],
 )
-def test_what_cannot_be_followed_is_one_sentence(log: Path, words: list[str], code: int, sentence: str) -> None:
+def test_what_cannot_be_followed_is_one_sentence(
+    log: Path, words: list[str], code: int, sentence: str
+) -> None:
     config = str(log.with_name("host.json"))
     done = subprocess.run(
-        [*FOLLOW, "--config", config, *words], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+        [*FOLLOW, "--config", config, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
     )
     assert done.returncode == code
     assert sentence in done.stderr

@@ -37,7 +37,7 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 @dataclass(frozen=True)
 class Access:
-    """What the operator said for all hosts: Fabric's configuration (-i, -S, -t, prompts) and whether new keys pass."""
+    """What the operator said for all hosts: Fabric's configuration (-i, -S, -t), whether new keys pass."""
 
     config: Config
     accept_new: bool = False
@@ -46,8 +46,8 @@ class Access:
 def dial(target: Target, access: Access) -> Connection:
     """Return an open connection.
 
-    Raises AccessDenied for a host key or a user that is refused, NetworkError where nobody answers, BadInput for
-    settings that cannot be used.
+    Raises AccessDenied for a host key or a user that is refused, NetworkError where nobody answers, BadInput
+    for settings that cannot be used.
     """
     connection, known_hosts = _prepare(target, access)
     try:

@@ -1,7 +1,7 @@
 """Gives a task the hosts of `fab -H` as one list.
 
-Fabric by itself calls the task once a host, one after another; a log is followed on all of them at once. fabric.yaml
-names this class.
+Fabric by itself calls the task once a host, one after another; a log is followed on all of them at once.
+fabric.yaml names this class.
 """
 
 from typing import Any

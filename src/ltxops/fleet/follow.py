@@ -1,14 +1,14 @@
 """Runs on a host: writes a program's log to stdout and goes on with it, across rotations, from any position.
 
-`tail -F` would do for a terminal, but it cannot take up a log where a lost connection left it. Each line of the
-output has a first character that says what it is:
+`tail -F` would do for a terminal, but it cannot take up a log where a lost connection left it. Each line of
+the output has a first character that says what it is:
 
     =text      a line of the log
     @position  all lines so far are complete; start here again with --after. Also sent when nothing happens
     !text      a remark, such as lines that are lost
 
-A line counts once its newline is there, and may be cut in two by a rotation. Ends when its stdin does, so that
-nothing is left on the host when the connection is gone.
+A line counts once its newline is there, and may be cut in two by a rotation. Ends when its stdin does, so
+that nothing is left on the host when the connection is gone.
 """
 
 import argparse

@@ -1,9 +1,10 @@
 """Carry TCP connections to a local port through SSH to an address on the other side.
 
-Fabric has a `forward_local` of its own; it ends for good at the first connection that the other side refuses, and
-cuts off an answer when the client has shut down its half.
+Fabric has a `forward_local` of its own; it ends for good at the first connection that the other side refuses,
+and cuts off an answer when the client has shut down its half.
 """
 
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -21,7 +22,7 @@ _OPEN_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Route:
-    """Where a local port leads: to a program's address on the host. `option` is how another port is chosen."""
+    """Where a local port leads: to a program's address on the host. `option` chooses another port."""
 
     program: str
     local_port: int
@@ -36,13 +37,13 @@ def listen(route: Route) -> socket.socket:
         return socket.create_server(("127.0.0.1", route.local_port))
     except OSError as error:
         raise CheckFailed(
-            f"port {route.local_port} of this machine cannot be used for {route.program} ({error.strerror}): stop "
-            f"what uses it, or choose another one with {route.option}"
+            f"port {route.local_port} of this machine cannot be used for {route.program} "
+            f"({os.strerror(error.errno or 0)}): stop what uses it, or choose another one with {route.option}"
         ) from None
 
 
 class Forwarder(threading.Thread):
-    """Accepts connections on a listening socket for as long as it is open, over the transport of the moment."""
+    """Accepts connections as long as the socket is open, and carries them by the transport of the moment."""
 
     def __init__(
         self, route: Route, server: socket.socket, transport: Callable[[], Any], say: Callable[[str], None]

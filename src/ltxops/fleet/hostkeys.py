@@ -58,11 +58,11 @@ class KnownHosts:
     def changed(self, error: BadHostKeyException, port: int) -> AccessDenied:
         """Say that a known host has shown another key."""
         entry = error.hostname if port == 22 else f"[{error.hostname}]:{port}"
-        seen, expected = error.key, error.expected_key
+        seen, expected = (f"{key.get_name()} {key.fingerprint}" for key in (error.key, error.expected_key))
         return AccessDenied(
-            f"{self._name}: the host key of {entry} has changed ({seen.get_name()} {seen.fingerprint} instead of "
-            f"{expected.get_name()} {expected.fingerprint}), so nothing was sent to it: either the host was installed "
-            f"anew, then remove the old key with `ssh-keygen -R '{entry}'`, or somebody stands in between"
+            f"{self._name}: the host key of {entry} has changed ({seen} instead of {expected}), so nothing "
+            "was sent to it: either the host was installed anew, then remove the old key with "
+            f"`ssh-keygen -R '{entry}'`, or somebody stands in between"
         )
 
 

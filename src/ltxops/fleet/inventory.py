@@ -1,8 +1,8 @@
 """The hosts of an Ansible inventory, and how each is reached.
 
-Ansible itself is asked, so that every kind of inventory, group and host variables, templates and vaults mean what
-they mean to ansible-playbook. `ansible-inventory --list` would show templates as they were written; the debug
-module, which runs on the control machine and connects to nobody, renders them.
+Ansible itself is asked, so that every kind of inventory, group and host variables, templates and vaults mean
+what they mean to ansible-playbook. `ansible-inventory --list` would show templates as they were written; the
+debug module, which runs on the control machine and connects to nobody, renders them.
 """
 
 import json
@@ -77,8 +77,8 @@ Inventory: TypeAlias = "dict[str, Target | BadInput]"
 def read(project: Path, inventory: str, pattern: str) -> Inventory:
     """Ask Ansible for the hosts that match `pattern`, as in `--limit`, in the inventory's order.
 
-    `project` is the folder of ansible.cfg, which names the inventory where `inventory` is empty. Raises BadInput
-    with Ansible's own words.
+    `project` is the folder of ansible.cfg, which names the inventory where `inventory` is empty. Raises
+    BadInput with Ansible's own words.
     """
     command = [
         _ansible(),
@@ -133,21 +133,23 @@ def read(project: Path, inventory: str, pattern: str) -> Inventory:
 
 def parse(output: str, project: Path) -> Inventory:
     """Read what `ansible -m debug` printed. A relative path of a key is one from `project`."""
-    found: Inventory = {}
+    found: list[tuple[int, str, Target | BadInput]] = []
     for answer in _ANSWER.finditer(output):
         name, outcome = answer[1], answer[2]
         content, _ = json.JSONDecoder().raw_decode(output, answer.end())
         message = content.get("msg")
         if outcome != "SUCCESS":
-            found[name] = BadInput(
-                f"the variables of {name} cannot be read: {' '.join(str(message).split())}"
-            )
+            reason = " ".join(str(message).split())
+            found.append((-1, name, BadInput(f"the variables of {name} cannot be read: {reason}")))
             continue
+        values = json.loads(message) if isinstance(message, str) else message
         try:
-            found[name] = target(name, json.loads(message) if isinstance(message, str) else message, project)
+            one: Target | BadInput = target(name, values, project)
         except BadInput as error:
-            found[name] = error
-    return found
+            one = error
+        found.append((values.get("order", 0), name, one))
+    # The answers come as Ansible's processes end.
+    return {name: one for _, name, one in sorted(found, key=lambda entry: entry[0])}
 
 
 def target(name: str, values: dict[str, Any], project: Path = Path()) -> Target:
@@ -165,8 +167,8 @@ def target(name: str, values: dict[str, Any], project: Path = Path()) -> Target:
     root = str(given.get("root", ""))
     if scope not in ("host", "user") or (scope == "user") != bool(root):
         raise BadInput(
-            f"{name}: ltxops_scope is {scope!r} and ltxops_root is {root!r}: scope user needs ltxops_root, scope host "
-            "must not have it"
+            f"{name}: ltxops_scope is {scope!r} and ltxops_root is {root!r}: scope user needs ltxops_root, "
+            "scope host must not have it"
         )
     key = given.get("key")
     return Target(
@@ -198,6 +200,7 @@ def _question() -> str:
             value = f"({variable} | default({value}, true))"
         # `default(x, true)` would take a false value for none.
         entries.append(f"'{word}': " + (f"{variables[0]} | default(none)" if word == "become" else value))
+    entries.append("'order': ansible_play_hosts_all.index(inventory_hostname)")
     return "{{ {" + ", ".join(entries) + "} | to_json }}"
 
 
@@ -207,7 +210,7 @@ def _ansible() -> str:
 
 
 def _absolute(inventory: str) -> str:
-    """Return the inventory so that it means the same in another folder; a list such as `host1,` has no path."""
+    """Return the inventory as it is called from another folder; a list such as `host1,` has no path."""
     path = Path(inventory).expanduser()
     return str(path.absolute()) if path.exists() or "," not in inventory else inventory
 

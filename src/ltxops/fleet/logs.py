@@ -1,4 +1,4 @@
-"""Follow a program's log on several hosts at once: no line lost or shown twice, whatever happens to the connection."""
+"""Follow a program's log on several hosts at once; a lost connection neither loses a line nor repeats one."""
 
 import queue
 import threading
@@ -21,7 +21,7 @@ _STOP_CHECK_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Request:
-    """Which log, how many of its last lines first, whether to go on, and how long a lost host is tried again."""
+    """Which log, how many of its last lines, whether to go on, and how long a lost host is tried again."""
 
     program: str
     lines: int

@@ -110,8 +110,8 @@ def explain(target: Target, done: Finished) -> LtxopsError:
         )
     if last.startswith("sudo:") or last.startswith("Sorry, try again"):
         return AccessDenied(
-            f"{target.name}: {last}: set ansible_become_password, let the login user run commands without a password, "
-            "or log in as root"
+            f"{target.name}: {last}: set ansible_become_password, let the login user run commands without a "
+            "password, or log in as root"
         )
     message = (
         f"{target.name}: {last.removeprefix('ltxops: ') or f'the command ended with exit code {done.code}'}"

@@ -4,6 +4,8 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from io import TextIOWrapper
 
 from ltxops.errors import BadInput, CheckFailed, LtxopsError
 from ltxops.fleet import logs as log_following
@@ -11,7 +13,8 @@ from ltxops.fleet import restart as restarting
 from ltxops.fleet import status as surveying
 from ltxops.fleet import tunnel as tunnelling
 from ltxops.fleet.connect import Access
-from ltxops.fleet.selection import Selection, choose, choose_one
+from ltxops.fleet.inventory import Target
+from ltxops.fleet.selection import Selection, choose, only
 from ltxops.upkeep.health import clean
 
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
@@ -26,7 +29,7 @@ def logs(
     request = log_following.Request(
         program, _number("--lines", lines, 0, 10**9), forever, _number("--reconnect", reconnect, 0, 86400)
     )
-    targets = choose(selection)
+    targets = _chosen(selection, access)
     width = max(len(target.name) for target in targets)
     colours = {target.name: _COLOURS[index % len(_COLOURS)] for index, target in enumerate(targets)}
 
@@ -46,7 +49,7 @@ def logs(
 
 def status(selection: Selection, access: Access, as_json: bool) -> int:
     """Show what runs on each host; exit 1 if anything is not well or a host cannot be asked."""
-    reports = surveying.survey(choose(selection), access)
+    reports = surveying.survey(_chosen(selection, access), access)
     failures = [report.failure for report in reports if report.failure is not None]
     if as_json:
         print(json.dumps({"ok": not failures, "hosts": [report.to_json() for report in reports]}))
@@ -62,7 +65,7 @@ def restart(selection: Selection, access: Access, program: str, timeout: str) ->
     if not program:
         raise BadInput("--program is missing: say which program to restart, such as comfyui")
     timeout_seconds = _number("--timeout", timeout, 1, 86400)
-    targets = choose(selection)
+    targets = _chosen(selection, access)
     if len(targets) > 1 and not selection.explicit:
         names = ", ".join(target.name for target in targets)
         raise BadInput(f"the inventory has {len(targets)} hosts ({names}): say which with --on, or --on all")
@@ -87,7 +90,7 @@ def tunnel(selection: Selection, access: Access, ports: dict[str, str], reconnec
     options = {name: f"--{name}-port" for name in ports}
     local_ports = {name: _number(options[name], port, 1, 65535) for name, port in ports.items()}
     patience_seconds = _number("--reconnect", reconnect, 0, 86400)
-    target = choose_one(selection, "a tunnel leads to one host")
+    target = only(_chosen(selection, access), "a tunnel leads to one host")
     open_tunnel = tunnelling.Tunnel(target, access, say)
     ways = tunnelling.routes(open_tunnel.describe(), local_ports, options)
 
@@ -107,6 +110,9 @@ def tunnel(selection: Selection, access: Access, ports: dict[str, str], reconnec
 
 def guarded(run: Callable[[], int]) -> int:
     """Run a task; a failure becomes one sentence and its exit code, as in the `ltxops` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a log may hold what the terminal cannot show
     try:
         code = run()
         sys.stdout.flush()
@@ -126,6 +132,15 @@ def guarded(run: Callable[[], int]) -> int:
 def say(message: str) -> None:
     """Print one line on stderr; what a host said is in it, so control characters are taken out."""
     print(clean(message), file=sys.stderr, flush=True)
+
+
+def _chosen(selection: Selection, access: Access) -> list[Target]:
+    """Return the hosts. A password of --prompt-for-sudo-password is for those whose inventory has none."""
+    asked = access.config.sudo.password
+    return [
+        target if target.become_password else replace(target, become_password=asked)
+        for target in choose(selection)
+    ]
 
 
 def _number(option: str, text: str, low: int, high: int) -> int:

@@ -33,8 +33,8 @@ def restart(
 ) -> Iterator[Outcome]:
     """Restart the program on each target and wait until it is well there.
 
-    A host that cannot be reached does not stop the others. One on which the program does not become well does:
-    what broke it there might break it everywhere.
+    A host that cannot be reached does not stop the others. One on which the program does not become well
+    does: what broke it there might break it everywhere.
     """
     broken = ""
     for target in targets:

@@ -10,7 +10,7 @@ _HELD_SECONDS = 10.0
 
 
 class Retry:
-    """Waits that double up to a quarter of a minute, with jitter, until `patience_seconds` after the first loss."""
+    """Waits that double up to 15 s, with jitter, until `patience_seconds` after the first loss."""
 
     def __init__(self, patience_seconds: float, now: Callable[[], float] = time.monotonic) -> None:
         self._patience = patience_seconds

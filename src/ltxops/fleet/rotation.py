@@ -1,7 +1,7 @@
 """A log and its rotated predecessors (`x.log`, `x.log.1`, `x.log.2` …) as one stream of bytes.
 
-A place in that stream is kept as inode, offset and a checksum of the bytes before it: inodes are used again, and
-a copy of the file has another one.
+A place in that stream is kept as inode, offset and a checksum of the bytes before it: inodes are used again,
+and a copy of the file has another one.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ def parse_position(text: str) -> Position:
 
 @dataclass(eq=False)
 class Part:
-    """One file of the log, kept open: a renamed or deleted one can still be read. `offset` is what was read."""
+    """One file of the log, kept open: so a renamed or deleted one can be read. `offset` is what was read."""
 
     file: BinaryIO
     offset: int = 0
@@ -129,7 +129,7 @@ def _opened(path: Path, numbers: Iterable[int]) -> list[Part]:
 
 
 def newer_than(current: Part, path: Path) -> tuple[list[Part], bool]:
-    """Return the files that came after `current`, oldest first, and whether none in between can be missing."""
+    """Return the files that came after `current`, oldest first, and whether none of them can be missing."""
     found = parts(path)
     for index, part in enumerate(found):
         if part.inode == current.inode:
@@ -139,7 +139,7 @@ def newer_than(current: Part, path: Path) -> tuple[list[Part], bool]:
 
 
 def last_lines(path: Path, lines: int) -> list[Part]:
-    """Return what to read for the last `lines` lines and all that follow, oldest first; empty without a log."""
+    """Return what to read for the last `lines` lines and what follows, oldest first; empty without a log."""
     found = parts(path)
     count = 0
     while count < len(found) and (lines > 0 or count == 0):

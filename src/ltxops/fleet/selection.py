@@ -40,9 +40,8 @@ def choose(selection: Selection) -> list[Target]:
     return _usable([lookup(known, host) for host in dict.fromkeys(selection.hosts)])
 
 
-def choose_one(selection: Selection, why: str) -> Target:
+def only(targets: Sequence[Target], why: str) -> Target:
     """Return the one host that was chosen. Raises BadInput, which says why there must be only one."""
-    targets = choose(selection)
     if len(targets) > 1:
         names = ", ".join(target.name for target in targets)
         raise BadInput(f"{why}: choose one of {names} with --on")
@@ -50,7 +49,7 @@ def choose_one(selection: Selection, why: str) -> Target:
 
 
 def lookup(known: Inventory, host: str) -> Target | BadInput:
-    """Return the target for a host of `-H`, `[user@]host[:port]`: as the inventory knows it, else as it is written."""
+    """Return the target for `[user@]host[:port]`: as the inventory knows it, else as it is written."""
     user, _, rest = host.rpartition("@")
     name, colon, port = rest.rpartition(":") if rest.count(":") == 1 else (rest, "", "")
     if colon and not (port.isdecimal() and 0 < int(port) < 65536):

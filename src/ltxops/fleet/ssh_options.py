@@ -1,4 +1,4 @@
-"""The options of ssh(1) that an inventory gives a host, such as a jump host, as settings like those of ssh_config."""
+"""The options of ssh(1) that an inventory gives a host, such as a jump host, as settings of ssh_config."""
 
 import getopt
 import shlex
@@ -15,10 +15,10 @@ _MEANS = {"-J": "proxyjump", "-i": "identityfile", "-l": "user", "-p": "port"}
 
 
 def settings(name: str, ssh_args: str, address: str) -> dict[str, list[str]]:
-    """Return what the words of `ansible_ssh_*_args` set, by lower-case name of ssh_config; the first of each wins.
+    """Return what `ansible_ssh_*_args` set, by lower-case name of ssh_config(5); the first of each wins.
 
-    Settings that only make ssh quicker or quieter are in it too, and nobody looks at them. Raises BadInput that
-    names the host.
+    Settings that only make ssh quicker or quieter are in it too, and nobody looks at them. Raises BadInput
+    that names the host.
     """
     try:
         options, rest = getopt.getopt(shlex.split(ssh_args), _KNOWN)

@@ -10,6 +10,7 @@ from ltxops.errors import CheckFailed, LtxopsError
 from ltxops.fleet.connect import Access
 from ltxops.fleet.inventory import Target
 from ltxops.fleet.machine import Finished, explain, reach
+from ltxops.upkeep.health import clean
 
 _ANSWER_SECONDS = 60.0
 _AT_ONCE = 32
@@ -98,7 +99,7 @@ def rows(reports: Sequence[Report]) -> list[tuple[tuple[str, ...], bool]]:
                 str(program.get("address") or "-"),
                 str(program.get("health")),
             )
-            found.append((cells, bool(program.get("ok"))))
+            found.append((tuple(map(clean, cells)), bool(program.get("ok"))))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Reach a host's ComfyUI and API wrapper, which listen on its loopback only, on local ports of the same number."""
+"""Reach a host's ComfyUI and API wrapper, which listen on its loopback only, on local ports."""
 
 import json
 import socket
@@ -69,8 +69,8 @@ class Tunnel:
     def serve(self, ways: list[Route], patience_seconds: float, ready: Callable[[], None]) -> None:
         """Carry connections until interrupted. `ready` is called once the ports are open.
 
-        Raises CheckFailed for a local port that is taken, and NetworkError or AccessDenied when the host is lost
-        for good.
+        Raises CheckFailed for a local port that is taken, and NetworkError or AccessDenied when the host is
+        lost for good.
         """
         servers = []
         try:

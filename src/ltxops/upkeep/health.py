@@ -59,6 +59,6 @@ def tail(log: str, lines: int) -> list[str]:
 
 
 def clean(line: str) -> str:
-    """Return a log line as it may be shown on a terminal: its last state, no colours, no control characters."""
+    """Return a log line as it may be shown: its last state, no colours, no control characters."""
     shown = _ESCAPES.sub("", line.rstrip("\r").rsplit("\r", 1)[-1]).rstrip()
     return "".join(c if c.isprintable() or c == "\t" else "?" for c in shown)

@@ -18,7 +18,7 @@ from xml.parsers.expat import ExpatError
 from ltxops.errors import CheckFailed
 
 _ANSWER_SECONDS = 5.0
-#: Faults of supervisord that mean "it is so already" (http://supervisord.org/api.html, supervisor.xmlrpc.Faults).
+#: Faults of supervisord that mean "it is so already" (supervisor.xmlrpc.Faults).
 _ALREADY_STARTED, _NOT_RUNNING = 60, 70
 
 
