@@ -213,3 +213,12 @@ def test_retrying_is_bounded_and_starts_anew_after_a_connection_that_held() -> N
     assert wait is not None
     assert wait <= 1.2
     assert Retry(0, lambda: now).lost() is None
+
+
+def test_a_host_needs_no_more_than_the_package() -> None:
+    """What runs there must not import what only the control machine has."""
+    absent = (
+        "import sys; sys.modules.update(dict.fromkeys(('fabric', 'paramiko', 'invoke', 'ansible', 'rich')))"
+    )
+    code = f"{absent}\nimport ltxops.fleet.follow, ltxops.upkeep.restart"
+    subprocess.run([sys.executable, "-c", code], check=True)

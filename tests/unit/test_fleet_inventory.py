@@ -151,6 +151,7 @@ def test_hosts_of_the_command_line() -> None:
     assert lookup(known, "gpu1") == known["gpu1"]
     assert lookup(known, "root@gpu1:22") == Target("gpu1", "10.0.0.1", port=22, user="root")
     assert lookup(known, "me@10.0.0.9") == Target("10.0.0.9", "10.0.0.9", user="me")
+    assert lookup(known, "me@10.0.0.9:23") == Target("10.0.0.9:23", "10.0.0.9", user="me", port=23)
     assert lookup(known, "fe80::1") == Target("fe80::1", "fe80::1")
     assert isinstance(lookup(known, "gpu1:ssh"), BadInput)
 

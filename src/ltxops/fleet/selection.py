@@ -54,7 +54,8 @@ def lookup(known: Inventory, host: str) -> Target | BadInput:
     name, colon, port = rest.rpartition(":") if rest.count(":") == 1 else (rest, "", "")
     if colon and not (port.isdecimal() and 0 < int(port) < 65536):
         return BadInput(f"-H {host}: {port!r} is no port")
-    found = known.get(host) or known.get(name) or Target(name, name)
+    # Several hosts behind one address differ by their port.
+    found = known.get(host) or known.get(name) or Target(rest if port else name, name)
     if isinstance(found, BadInput):
         return found
     return replace(found, user=user or found.user, port=int(port) if port else found.port)

@@ -9,7 +9,7 @@ from typing import Any
 from ltxops.errors import CheckFailed, LtxopsError
 from ltxops.fleet.connect import Access
 from ltxops.fleet.inventory import Target
-from ltxops.fleet.machine import Finished, explain, reach
+from ltxops.fleet.machine import LOST, Finished, explain, reach
 from ltxops.upkeep.health import clean
 
 _ANSWER_SECONDS = 60.0
@@ -61,7 +61,7 @@ def read(target: Target, done: Finished) -> Report:
     """Make a report of the command's answer."""
     answer = answer_of(done)
     if answer is None:
-        return Report(target.name, failure=explain(target, done), reached=False)
+        return Report(target.name, failure=explain(target, done), reached=done.code != LOST)
     programs = answer.get("programs", [])
     if answer.get("ok"):
         return Report(target.name, programs)
