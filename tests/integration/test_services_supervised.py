@@ -232,3 +232,54 @@ def test_bad_input_exits_2(supervised: Supervised) -> None:
         code, _, errors = supervised.run("wait", f"--timeout={value}")
         assert code == 2
         assert repr(value) in errors
+
+
+def test_restart_of_one_program_leaves_the_others_alone(supervised: Supervised) -> None:
+    supervised.add("engine", SERVER, 200, health=200)
+    supervised.add("wrapper", SERVER, 200, health=200, autostart="false")
+    code, _, errors = supervised.run("restart", "--program", "wrapper")
+    assert code == 1
+    assert "supervisord is not running" in errors
+    supervised.start()
+    wait_for_socket(supervised)
+    code, out, errors = supervised.run("restart", "--program", "wrapper", "--timeout", "30")
+    assert code == 0, errors
+    assert "wrapper is running and well" in out
+    assert "(it was STOPPED)" in out
+    engine, wrapper = json.loads(supervised.run("status", "--json")[1])["programs"]
+    code, out, errors = supervised.run("restart", "--program", "engine", "--timeout", "30", "--json")
+    assert code == 0, errors
+    result = json.loads(out)
+    assert (result["before"]["pid"], result["ok"]) == (engine["pid"], True)
+    after = json.loads(supervised.run("status", "--json")[1])["programs"]
+    assert after[0]["pid"] == result["programs"][0]["pid"] != engine["pid"]
+    assert after[1]["pid"] == wrapper["pid"]
+
+
+def test_restart_of_what_cannot_start_says_why(supervised: Supervised) -> None:
+    supervised.add("engine", SERVER, 200, health=200)
+    supervised.programs.append({"name": "ghost", "health": None})
+    supervised.sections += "[program:lost]\ncommand=/nix/da\nautostart=false\n"
+    supervised.programs.append({"name": "lost", "health": None})
+    supervised.start()
+    wait_for_socket(supervised)
+    for words, expected, sentence in (
+        (["--program", "nix"], 2, "there is no program 'nix' on demo: choose one of engine, ghost, lost"),
+        (["--program", "engine", "--timeout", "0"], 2, "--timeout is '0'"),
+        (["--program", "ghost"], 1, "supervisord does not know ghost"),
+        (
+            ["--program", "lost"],
+            1,
+            "supervisord refuses to start lost (NO_FILE: can't find command '/nix/da')",
+        ),
+    ):
+        code, out, errors = supervised.run("restart", *words)
+        assert (code, out) == (expected, "")
+        assert sentence in errors
+
+
+def wait_for_socket(supervised: Supervised) -> None:
+    deadline = time.monotonic() + 20
+    while not supervised.socket.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -7,14 +7,14 @@ from ltxops.cli.output import Subparsers, add_command, emit, log
 
 if TYPE_CHECKING:
     from ltxops.upkeep.host import Host
-    from ltxops.upkeep.services import Status
+    from ltxops.upkeep.services import Outcome, Status
 
 #: Wide enough for a table in a log, where nobody wraps lines.
 _LOG_WIDTH = 200
 
 
 def register(nouns: Subparsers) -> None:
-    """Add `services status` and `services wait`."""
+    """Add `services status`, `services wait` and `services restart`."""
     services = nouns.add_parser(
         "services", help="what runs on this host", description="What runs on this host, and is it well."
     )
@@ -33,9 +33,20 @@ def register(nouns: Subparsers) -> None:
         "wait until every program is running and well; stop early when one cannot become so",
         "ltxops services wait --config /etc/ltxops/host.json --timeout 120",
     )
-    for parser in (status, wait):
+    restart = add_command(
+        verbs,
+        "restart",
+        _restart,
+        "restart one program and wait until it is well; exit 1 if it does not become so",
+        "ltxops services restart --config /etc/ltxops/host.json --program comfyui",
+    )
+    for parser in (status, wait, restart):
         parser.add_argument("--config", required=True, metavar="FILE", help="the host description, host.json")
     wait.add_argument("--timeout", default="120", metavar="SECONDS", help="how long to wait (default: 120)")
+    restart.add_argument("--program", required=True, metavar="NAME", help="the program, as in host.json")
+    restart.add_argument(
+        "--timeout", default="300", metavar="SECONDS", help="how long it may take to stop and be well (300)"
+    )
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -56,16 +67,35 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _wait(args: argparse.Namespace) -> int:
-    from ltxops.errors import CheckFailed
     from ltxops.upkeep.host import load
     from ltxops.upkeep.services import wait
 
     timeout = _seconds(args.timeout)
     host = load(args.config)
     outcome = wait(host, timeout, log)
+    ready = "ready: " + ", ".join(program.name for program in host.programs)
+    return _end(args, outcome, _result(host, outcome.statuses), ready)
+
+
+def _restart(args: argparse.Namespace) -> int:
+    from ltxops.upkeep.host import load
+    from ltxops.upkeep.restart import restart
+
+    timeout = _seconds(args.timeout)
+    host = load(args.config)
+    before, outcome = restart(host, args.program, timeout, log)
     result = _result(host, outcome.statuses)
+    result["before"] = {"state": before.state, "pid": before.pid or None}
+    now = outcome.statuses[0].process
+    was = f"it was {before.state}" + (f", pid {before.pid}" if before.pid else "")
+    return _end(args, outcome, result, f"{args.program} is running and well, pid {now.pid} ({was})")
+
+
+def _end(args: argparse.Namespace, outcome: "Outcome", result: dict[str, object], text: str) -> int:
+    from ltxops.errors import CheckFailed
+
     if not outcome.failure:
-        emit(args, result, "ready: " + ", ".join(program.name for program in host.programs))
+        emit(args, result, text)
         return 0
     log(f"ltxops: {outcome.failure}")
     for line in outcome.log_tail:

@@ -54,7 +54,11 @@ def tail(log: str, lines: int) -> list[str]:
             text = file.read(_TAIL_BYTES).decode(errors="replace")
     except OSError:
         return []
-    found = [_ESCAPES.sub("", line.rsplit("\r", 1)[-1]).rstrip() for line in text.strip().split("\n")]
-    return ["".join(c if c.isprintable() or c == "\t" else "?" for c in line) for line in found if line][
-        -lines:
-    ]
+    found = [clean(line) for line in text.strip().split("\n")]
+    return [line for line in found if line][-lines:]
+
+
+def clean(line: str) -> str:
+    """Return a log line as it may be shown: its last state, no colours, no control characters."""
+    shown = _ESCAPES.sub("", line.rstrip("\r").rsplit("\r", 1)[-1]).rstrip()
+    return "".join(c if c.isprintable() or c == "\t" else "?" for c in shown)

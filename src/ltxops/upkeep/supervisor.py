@@ -8,6 +8,8 @@ import errno
 import http.client
 import socket
 import xmlrpc.client
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from xml.parsers.expat import ExpatError
 from ltxops.errors import CheckFailed
 
 _ANSWER_SECONDS = 5.0
+#: Faults of supervisord that mean "it is so already" (supervisor.xmlrpc.Faults).
+_ALREADY_STARTED, _NOT_RUNNING = 60, 70
 
 
 class NotRunning(CheckFailed):
@@ -70,10 +74,47 @@ def processes(path: Path, scope: str) -> dict[str, Process]:
     Raises NotRunning where nobody listens, CheckFailed where the answer is of no use. `scope` (host or user)
     only chooses the advice in the message.
     """
+    with _asking(path, scope) as supervisor:
+        answer: Any = supervisor.getAllProcessInfo()
+    return by_name(answer)
+
+
+def stop(path: Path, scope: str, name: str) -> None:
+    """Tell supervisord to stop a program, and do not wait. One that stands still already is left alone.
+
+    Raises what `processes` raises, and CheckFailed where supervisord refuses.
+    """
+    with _asking(path, scope) as supervisor, _fault_means(name, "stop", _NOT_RUNNING):
+        supervisor.stopProcess(name, False)
+
+
+def start(path: Path, scope: str, name: str) -> None:
+    """Tell supervisord to start a program, and do not wait. One that runs already is left alone.
+
+    Raises what `processes` raises, and CheckFailed where supervisord refuses, as with a missing executable.
+    """
+    with _asking(path, scope) as supervisor, _fault_means(name, "start", _ALREADY_STARTED):
+        supervisor.startProcess(name, False)
+
+
+@contextmanager
+def _fault_means(name: str, verb: str, already: int) -> Iterator[None]:
+    try:
+        yield
+    except xmlrpc.client.Fault as fault:
+        if fault.faultCode != already:
+            raise CheckFailed(
+                f"supervisord refuses to {verb} {name} ({fault.faultString}): provision the host again"
+            ) from None
+
+
+@contextmanager
+def _asking(path: Path, scope: str) -> Iterator[Any]:
+    """Give supervisord's interface, and say in one sentence why it cannot be used."""
     proxy = xmlrpc.client.ServerProxy("http://localhost/RPC2", transport=_UnixTransport(path))
     try:
         with proxy:
-            answer: Any = proxy.supervisor.getAllProcessInfo()
+            yield proxy.supervisor
     except (FileNotFoundError, ConnectionRefusedError):
         what = "no socket at" if not path.exists() else "nobody listens on"
         raise NotRunning(f"supervisord is not running ({what} {path}): {_how_to_start(scope)}") from None
@@ -89,7 +130,6 @@ def processes(path: Path, scope: str) -> dict[str, Process]:
         raise CheckFailed(
             f"supervisord does not answer as expected on {path} ({error!r}): is it supervisord?"
         ) from None
-    return by_name(answer)
 
 
 def by_name(answer: list[dict[str, Any]]) -> dict[str, Process]:

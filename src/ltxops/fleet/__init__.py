@@ -1,0 +1,1 @@
+"""Operate hosts over SSH: what the tasks of fabfile.py do."""
