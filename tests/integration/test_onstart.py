@@ -90,7 +90,7 @@ def test_the_next_start_finds_nothing_to_do(container: Container) -> None:
 
 
 def test_after_the_container_was_stopped_the_programs_are_started_again(container: Container) -> None:
-    container.host.ssh("supervisorctl shutdown; while pgrep supervisord; do sleep 0.1; done")
+    container.host.ssh("supervisorctl shutdown; while supervisorctl pid; do sleep 0.1; done")
     assert "RUNNING" not in container.programs()
     again = container.start(S3_BUCKET_NAME="a bucket", S3_SECRET_ACCESS_KEY="it's $ecret;%s")
     assert (again.returncode, "PLAY" in again.stdout) == (0, False)
