@@ -35,7 +35,7 @@ def _end(code: int) -> None:
         **RECONNECT,
         "program": "whose log",
         "lines": "so many of its last lines first",
-        "follow": "end after the last lines",
+        "follow": "go on with what is added (default), or end after the last lines",
     },
 )
 def logs(

@@ -18,7 +18,9 @@ from ltxops.fleet.selection import Selection, choose
 
 #: Writes numbered lines, some of them longer than a block of the log's rotation.
 COUNTER = """
-import time
+import pathlib, time
+print("waiting", flush=True)
+while not (pathlib.Path(__file__).parent / "go").exists(): time.sleep(0.05)
 for number in range(1500):
     print(f"line {number} " + "x" * (number % 90), flush=True)
     time.sleep(0.002)
@@ -102,8 +104,9 @@ def numbered(out: str) -> list[str]:
 def test_rotation_by_supervisord_loses_no_line(fleet: Fleet) -> None:  # R50
     host = fleet.add("gpu1")
     fleet.supervise(host, [("comfyui", COUNTER)], stdout_logfile_maxbytes="12KB", stdout_logfile_backups="5")
-    until((host.folder / "logs/comfyui.log").exists, "the log is there")
-    with fleet.running("logs", "--lines", "2000") as running:
+    with fleet.running("logs") as running:
+        running.shows(r"\| waiting")
+        (host.folder / "go").touch()
         running.shows(r"\| done", 40)
         assert running.interrupt() == 0
         assert numbered(running.out) == [str(number) for number in range(1500)]

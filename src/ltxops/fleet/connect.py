@@ -75,26 +75,21 @@ def hang_up(connection: Connection) -> None:
 
 def _prepare(target: Target, access: Access) -> tuple[Connection, dict[Connection, KnownHosts]]:
     given = settings(target.name, target.ssh_args, target.address)
-    config = access.config.clone()
-    # Fabric takes either the configuration's arguments or these; both are wanted.
-    arguments = {
-        key: value for key, value in config.connect_kwargs.items() if key not in ("key_filename", "timeout")
-    }
-    timeout = config.connect_kwargs.get("timeout") or _first(given, "connecttimeout") or CONNECT_SECONDS
-    arguments |= {"banner_timeout": 15, "auth_timeout": 30}
+    arguments = _arguments(access.config)
     keys = [target.key] if target.key else given.get("identityfile", [])
     if keys:
         arguments["key_filename"] = [_key(target.name, key) for key in keys]
     if target.password:
         arguments["password"] = target.password
-    port = target.port or _port(_first(given, "port"))
     connection = Connection(
         _first(given, "hostname") or target.address,
         user=target.user or _first(given, "user"),
-        port=port,
-        config=config,
+        port=target.port or _number(_first(given, "port")),
+        config=access.config.clone(),
         gateway=False,
-        connect_timeout=int(timeout),
+        connect_timeout=_timeout(access.config)
+        or _number(_first(given, "connecttimeout"))
+        or CONNECT_SECONDS,
         connect_kwargs=arguments,
     )
     own = {**{key: _listed(value) for key, value in connection.ssh_config.items()}, **given}
@@ -112,6 +107,20 @@ def _prepare(target: Target, access: Access) -> tuple[Connection, dict[Connectio
     return connection, guards
 
 
+def _arguments(config: Config) -> dict[str, Any]:
+    """Return the arguments for paramiko. Fabric takes either those of its configuration or ours, not both."""
+    given = {
+        key: value for key, value in config.connect_kwargs.items() if key not in ("key_filename", "timeout")
+    }
+    return {"banner_timeout": 15, "auth_timeout": 30, "channel_timeout": 30, **given}
+
+
+def _timeout(config: Config) -> int | None:
+    """Return the seconds of `fab -t`."""
+    seconds: int | None = config.connect_kwargs.get("timeout")
+    return seconds
+
+
 def _gateway(connection: Connection, own: dict[str, list[str]], access: Access) -> Connection | str | None:
     """Return what the connection goes through: a chain of jump hosts, a command, or nothing."""
     jump, command = _first(own, "proxyjump"), _first(own, "proxycommand")
@@ -125,7 +134,8 @@ def _gateway(connection: Connection, own: dict[str, list[str]], access: Access) 
                 port=parts["port"],
                 config=access.config.clone(),
                 gateway=hop or False,
-                connect_timeout=CONNECT_SECONDS,
+                connect_timeout=_timeout(access.config) or CONNECT_SECONDS,
+                connect_kwargs=_arguments(access.config),
             )
         return hop
     if command and command.lower() != "none":
@@ -208,7 +218,7 @@ def _key(name: str, key: str) -> str:
     return str(path)
 
 
-def _port(text: str | None) -> int | None:
+def _number(text: str | None) -> int | None:
     return int(text) if text and text.isdecimal() else None
 
 

@@ -84,7 +84,8 @@ class Forwarder(threading.Thread):
         _pump(client, channel)
         back.join()
         client.close()
-        channel.close()
+        with suppress(OSError, EOFError, SSHException):  # it says goodbye, to a host that may be gone
+            channel.close()
 
 
 def _pump(source: Any, sink: Any) -> None:

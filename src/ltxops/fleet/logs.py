@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ltxops.errors import LtxopsError, NetworkError
+from ltxops.errors import CheckFailed, LtxopsError, NetworkError
 from ltxops.fleet.connect import Access
 from ltxops.fleet.follow import HEARTBEAT_SECONDS
 from ltxops.fleet.inventory import Target
@@ -88,7 +88,8 @@ class Follower(threading.Thread):
 
     def run(self) -> None:
         """Follow until the log ends, the host is lost for good, or `stop` is called."""
-        failure: LtxopsError | None = None
+        # Whatever happens, who waits for this host is told that it has ended.
+        ended = Ended(self._target.name, CheckFailed(f"{self._target.name}: following it ended unexpectedly"))
         try:
             while not self._stopped.is_set() and (lost := self._once()) is not None:
                 self._records.drop()
@@ -97,9 +98,11 @@ class Follower(threading.Thread):
                     raise NetworkError(f"{lost}; given up after {self._request.patience_seconds:g} s")
                 self._remark(f"{lost}; trying again in {wait:.0f} s")
                 self._stopped.wait(wait)
+            ended = Ended(self._target.name)
         except LtxopsError as error:
-            failure = error
-        self._put(Ended(self._target.name, failure))
+            ended = Ended(self._target.name, error)
+        finally:
+            self._put(ended)
 
     def stop(self) -> None:
         """Make it end soon."""

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import StringIO
 from types import TracebackType
@@ -176,7 +177,8 @@ class _Channel(Stream):
         return Finished(self._channel.recv_exit_status(), "", errors.decode(errors="replace"))
 
     def close(self) -> None:
-        self._channel.close()
+        with suppress(OSError, EOFError, SSHException):  # it says goodbye, to a host that may be gone
+            self._channel.close()
 
 
 class _Local(Machine):
