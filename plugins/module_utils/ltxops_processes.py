@@ -48,12 +48,13 @@ def started_by(supervisor_socket: str, pid: int) -> bool:
 
 
 def started_from(folder: str, pid: int) -> bool:
-    """Say whether `pid` is a program installed in `folder`, its nginx, or the hub that serves it."""
+    """Say whether `pid` is a program installed in `folder`, its nginx, its hub, or left by a playbook."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return False
-    installed = any(word.startswith(f"{folder}/home/") for word in words[:2])
+    # run/tmp: Ansible's own folder, with the watcher of a download that goes on in the background.
+    installed = any(word.startswith((f"{folder}/home/", f"{folder}/run/tmp/")) for word in words[:2])
     gateway = words[0].startswith(f"nginx: master process nginx -p {folder}/")
     hub = "embedded" in words and f"{folder}/hub" in words
     return installed or gateway or hub
