@@ -4,6 +4,7 @@ It shares the network of this machine, so that packages and the embedded hub can
 ports of their own. Everything it mounts is in its own mount namespace and goes with it.
 """
 
+import fcntl
 import os
 import shutil
 import signal
@@ -35,19 +36,26 @@ def base_file_system() -> Path:
     if os.geteuid() != 0:
         pytest.skip("a host in a namespace of its own needs root")
     base = REPO / ".test" / "base"
-    if base.is_dir():
-        return base
+    base.parent.mkdir(exist_ok=True)
+    # Several test processes may want it at once; the first one makes it.
+    with (base.parent / "base.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not base.is_dir():
+            make_base(base)
+    return base
+
+
+def make_base(base: Path) -> None:
+    """Make the root file system; it appears under its name when it is whole."""
     release = dict(
         line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line
     )["VERSION_CODENAME"]
     part = base.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
-    part.parent.mkdir(exist_ok=True)
     command = ["debootstrap", "--variant=minbase", "--include=python3,openssh-server,ca-certificates"]
     made = subprocess.run([*command, release, str(part)], capture_output=True, text=True, timeout=600)
     assert made.returncode == 0, made.stdout[-2000:]
     part.rename(base)
-    return base
 
 
 @dataclass
