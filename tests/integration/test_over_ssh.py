@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,20 @@ def test_a_changed_host_key_is_refused(provisioned: Fleet) -> None:
     known.write_text(before)
     assert refused.returncode == 4
     assert "Host key verification failed" in last_line(refused.stdout)
+
+
+def test_a_running_cron_daemon_takes_over_from_the_janitor(provisioned: Fleet) -> None:  # R46
+    installed = provisioned.host.ssh("apt-get update -qq && apt-get install -qq -y cron && cron", timeout=300)
+    assert installed.returncode == 0, installed.stderr
+    moved = provisioned.provision(cleanup_interval_minutes=1, gateway_token="another-Token-of-the-operator.1")
+    assert moved.returncode == 0, moved.stdout[-3000:]
+    assert "janitor" not in provisioned.host.ssh("supervisorctl status").stdout
+    before = provisioned.host.ssh("grep -c 'clean pressure' /workspace/logs/cleanup.log").stdout
+    log = ""
+    for _ in range(100):
+        log = provisioned.host.ssh("cat /workspace/logs/cleanup.log").stdout
+        if log.count("clean pressure") > int(before or 0):
+            break
+        time.sleep(1)
+    assert "clean pressure /workspace/ComfyUI/output" in log.splitlines()[-1]
+    assert log.count("clean pressure") > int(before or 0)
