@@ -30,39 +30,57 @@ exec > >(tee -a "$log") 2>&1
 exec 9>"$state/onstart.lock"
 flock --nonblock 9 || fail 6 "onstart: another run holds $state/onstart.lock"
 
+# The variables that inventory/container takes up, and this script itself.
+variables='WORKSPACE=|LTXOPS_|HF_|S3_|WEBHOOK_URL=|SERVERLESS=|PYWORKER_|BACKEND=|WORKER_PORT=|REPORT_ADDR=|USE_SSL='
+variables+='|CONTAINER_ID=|PUBLIC_IPADDR=|VAST_TCP_PORT_|MASTER_TOKEN=|UNSECURED='
+
 # Everything that decides what the container becomes: this checkout, the settings, the environment.
 fingerprint() {
   {
     find . \( -name .git -o -name .venv -o -name .build -o -name .demo -o -name __pycache__ \) -prune -o -type f -print0 \
       | sort -z | xargs -0 sha1sum
-    env | grep -E '^(WORKSPACE|HF_|S3_|WEBHOOK_|PYWORKER_|LTXOPS_|SERVERLESS|CONTAINER_|VAST_|PUBLIC_)' | sort
+    env | grep -E "^($variables)" | sort
     [ -z "${LTXOPS_SETTINGS:-}" ] || cat "$LTXOPS_SETTINGS"
   } | sha1sum | cut -c1-40
 }
 
 setting() { "$home/venv/bin/python" -c "import json, sys; print(json.load(open('$etc/host.json'))['$1'])"; }
 
+# Without the lock's descriptor, which would be held for as long as the programs run, and without the secrets in
+# this script's environment, which are no business of ComfyUI's.
+start_supervisord() {
+  env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 HOME="$state" \
+    supervisord -c /etc/supervisor/supervisord.conf 9>&-
+}
+
 # The programs may be down because the container was started again; everything else must be as it was left.
 nothing_to_do() {
+  local token_file
   [ "$(cat "$state/onstart.stamp" 2>/dev/null)" = "$1" ] || return 1
-  "$ltxops" models verify --manifest "$etc/models/models.yaml" --profile "$(cat "$state/onstart.profile")" \
-    --root "$WORKSPACE/ComfyUI/models" >/dev/null || return 1
-  # Without the lock's descriptor, which would else be held for as long as the programs run.
-  supervisorctl pid >/dev/null 2>&1 || supervisord -c /etc/supervisor/supervisord.conf 9>&- || return 1
+  "$ltxops" models verify --manifest "$etc/models/models.yaml" --profile "$(setting models_profile)" \
+    --root "$(setting models_root)" >/dev/null || return 1
+  supervisorctl pid >/dev/null 2>&1 || start_supervisord || return 1
   "$ltxops" services wait --config "$etc/host.json" --timeout 300 || return 1
-  "$ltxops" smoke --url "$(setting url)" --token-file "$(setting token_file)" --case check \
+  token_file=$(setting token_file)
+  "$ltxops" smoke --url "$(setting url)" ${token_file:+--token-file "$token_file"} --case check \
     --out "$state/smoke/latest" >/dev/null
 }
 
 provision() {
-  local playbook_log rc=0 code settings=()
-  playbook_log=$(mktemp)
-  [ -z "${LTXOPS_SETTINGS:-}" ] || settings=(-e "@$LTXOPS_SETTINGS")
+  local scratch rc=0 code settings=()
+  scratch=$(mktemp -d)
   make_venv control
-  ANSIBLE_LOG_PATH=$playbook_log "$venv/bin/ansible-playbook" -i inventory/container provision.yml "${settings[@]}" \
+  if [ -n "${LTXOPS_TOKEN+set}" ]; then
+    # By a file: an argument could be read by every process.
+    "$venv/bin/python" -c 'import json, os; print(json.dumps({"gateway_token": os.environ["LTXOPS_TOKEN"]}))' \
+      >"$scratch/token.json"
+    settings+=(-e "@$scratch/token.json")
+  fi
+  [ -z "${LTXOPS_SETTINGS:-}" ] || settings+=(-e "@$LTXOPS_SETTINGS")
+  ANSIBLE_LOG_PATH=$scratch/log "$venv/bin/ansible-playbook" -i inventory/container provision.yml "${settings[@]}" \
     9>&- || rc=$?
-  code=$(grep -o 'ltxops exit [1-7]' "$playbook_log" | tail -n 1 | grep -o '[1-7]' || true)
-  rm -f "$playbook_log"
+  code=$(grep -o 'ltxops exit [1-7]' "$scratch/log" | tail -n 1 | grep -o '[1-7]' || true)
+  rm -rf "$scratch"
   [ "$rc" -eq 0 ] || exit "${code:-$rc}"
 }
 
@@ -74,6 +92,5 @@ if nothing_to_do "$print"; then
 fi
 rm -f "$state/onstart.stamp"
 provision
-echo "${LTXOPS_PROFILE:-vast}" >"$state/onstart.profile"
 echo "$print" >"$state/onstart.stamp"
 say "onstart: provisioned and proven, $(setting url)"

@@ -1,10 +1,11 @@
-"""A bare Debian host for tests: a root file system with sshd and Python only, in namespaces of its own.
+"""A bare Debian host for tests: a root file system with sshd, sudo and Python only, in namespaces of its own.
 
 It shares the network of this machine, so that packages and the embedded hub can be reached; its programs need
 ports of their own. Everything it mounts is in its own mount namespace and goes with it.
 """
 
 import fcntl
+import hashlib
 import os
 import shutil
 import signal
@@ -15,10 +16,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 REPO = Path(__file__).parents[2]
+#: What a bare host has beside what every Debian has.
+PACKAGES = "python3,openssh-server,ca-certificates,sudo"
 #: What this machine needs to reach its package registries, a host on it needs as well.
 SYSTEM_FILES = ("etc/ssl/certs/ca-certificates.crt", "etc/resolv.conf", "etc/hosts", "etc/pip.conf")
 START = """
@@ -35,10 +39,10 @@ def base_file_system() -> Path:
     """Return a minimal root file system, made once in a checkout and then kept in .test/."""
     if os.geteuid() != 0:
         pytest.skip("a host in a namespace of its own needs root")
-    base = REPO / ".test" / "base"
+    base = REPO / ".test" / f"base-{hashlib.sha1(PACKAGES.encode(), usedforsecurity=False).hexdigest()[:8]}"
     base.parent.mkdir(exist_ok=True)
     # Several test processes may want it at once; the first one makes it.
-    with (base.parent / "base.lock").open("w") as lock:
+    with base.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not base.is_dir():
             make_base(base)
@@ -52,7 +56,7 @@ def make_base(base: Path) -> None:
     )["VERSION_CODENAME"]
     part = base.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
-    command = ["debootstrap", "--variant=minbase", "--include=python3,openssh-server,ca-certificates"]
+    command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}"]
     made = subprocess.run([*command, release, str(part)], capture_output=True, text=True, timeout=600)
     assert made.returncode == 0, made.stdout[-2000:]
     part.rename(base)
@@ -78,12 +82,15 @@ class BareHost:
     def known_hosts(self) -> Path:
         return self.folder / "known_hosts"
 
-    def inventory_line(self, name: str) -> str:
-        options = f"-o UserKnownHostsFile={self.known_hosts}"
-        return (
-            f"{name} ansible_host=127.0.0.1 ansible_port={self.port} ansible_user=root "
-            f"ansible_ssh_private_key_file={self.key} ansible_ssh_common_args='{options}'"
-        )
+    @property
+    def access(self) -> dict[str, Any]:
+        """How Ansible reaches it, as variables of an inventory."""
+        return {
+            "ansible_host": "127.0.0.1",
+            "ansible_port": self.port,
+            "ansible_ssh_private_key_file": str(self.key),
+            "ansible_ssh_common_args": f"-o UserKnownHostsFile={self.known_hosts}",
+        }
 
     def ssh(self, command: str, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
         options = [
@@ -156,6 +163,16 @@ def prepare(host: BareHost) -> None:
             shutil.copytree(source, host.files / "etc/apt" / name)
         elif source.is_file():
             shutil.copy(source, host.files / "etc/apt" / name)
+
+
+def add_operator(host: BareHost) -> None:
+    """Give the host an ordinary user, `operator`, who logs in with the same key and may use sudo."""
+    done = host.ssh(
+        "useradd --create-home --gid operator --password '*' --shell /bin/bash operator && cp -r /root/.ssh /home/operator/"
+        " && chown -R operator: /home/operator/.ssh"
+        " && echo 'operator ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/operator"
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def wait_for_sshd(host: BareHost, process: "subprocess.Popen[bytes]") -> None:

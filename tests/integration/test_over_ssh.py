@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.bare_host import REPO, BareHost, bare_host
+import yaml
+from tests.integration.bare_host import REPO, BareHost, add_operator, bare_host
 from tests.integration.demo_host import LTXOPS, changed_tasks, free_ports, last_line
 
 NAMES = ("gateway_port", "wrapper_port", "comfyui_port")
@@ -54,8 +56,20 @@ class Fleet:
             "models_reserve": "64MiB",
         }
         self.environment: dict[str, str] = {}
-        self.inventory = host.folder / "hosts.ini"
-        self.inventory.write_text(host.inventory_line("gpu-01") + "\n")
+        # The example of an inventory as README says: copied, and the hosts named.
+        folder = shutil.copytree(REPO / "inventory/example", host.folder / "inventory")
+        self.inventory = folder / "hosts.yml"
+        (folder / "host_vars/gpu-02.yml").unlink()
+        self.name_hosts({"gpu-01": host.access})
+        self.vault_password = host.folder / "vault-password"
+        self.vault_password.write_text("a password\n")
+        vault = folder / "group_vars/ltx_hosts/vault.yml"
+        shutil.copy(folder / "vault/vault.example.yml", vault)
+        encrypt = [REPO / ".venv/bin/ansible-vault", "encrypt", "--vault-password-file", self.vault_password]
+        subprocess.run([*encrypt, vault], check=True, capture_output=True)
+
+    def name_hosts(self, hosts: dict[str, dict[str, Any]]) -> None:
+        self.inventory.write_text(yaml.safe_dump({"ltx_hosts": {"hosts": hosts}}))
 
     def provision(self, *arguments: str, **settings: Any) -> "subprocess.CompletedProcess[str]":
         given = json.dumps({**self.settings, **settings})
@@ -63,6 +77,8 @@ class Fleet:
             str(REPO / ".venv/bin/ansible-playbook"),
             "-i",
             str(self.inventory),
+            "--vault-password-file",
+            str(self.vault_password),
             "provision.yml",
             "-e",
             given,
@@ -75,6 +91,7 @@ class Fleet:
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory, hub: str) -> Iterator[Fleet]:
     with bare_host(tmp_path_factory.mktemp("ssh")) as host:
+        add_operator(host)
         yield Fleet(host, hub)
 
 
@@ -94,6 +111,12 @@ def test_a_bare_host_gets_to_a_passed_smoke_generation(provisioned: Fleet) -> No
 def test_the_second_run_changes_nothing(provisioned: Fleet) -> None:  # R47
     second = provisioned.provision()
     assert (second.returncode, changed_tasks(second.stdout)) == (0, 0)
+
+
+def test_what_the_vault_holds_reaches_the_wrapper(provisioned: Fleet) -> None:
+    pid = provisioned.host.ssh("supervisorctl pid wrapper").stdout.strip()
+    environment = provisioned.host.ssh(f"tr '\\0' '\\n' < /proc/{pid}/environ").stdout
+    assert "S3_ENDPOINT_URL=https://s3.example.com" in environment
 
 
 def test_each_program_runs_as_its_own_user(provisioned: Fleet) -> None:  # R13
@@ -148,10 +171,10 @@ def test_secrets_show_up_in_no_output_of_the_playbook(provisioned: Fleet) -> Non
 
 
 def test_a_host_that_cannot_be_reached_is_named_and_the_others_finish(provisioned: Fleet) -> None:  # R49
-    lonely = f"gpu-02 ansible_host=127.0.0.1 ansible_port={free_ports(1)[0]} ansible_user=root"
-    provisioned.inventory.write_text(provisioned.host.inventory_line("gpu-01") + f"\n{lonely}\n")
+    lonely = {**provisioned.host.access, "ansible_port": free_ports(1)[0]}
+    provisioned.name_hosts({"gpu-01": provisioned.host.access, "gpu-02": lonely})
     run = provisioned.provision(gateway_token="another-Token-of-the-operator.1")
-    provisioned.inventory.write_text(provisioned.host.inventory_line("gpu-01") + "\n")
+    provisioned.name_hosts({"gpu-01": provisioned.host.access})
     assert run.returncode == 4
     assert "gpu-01                     : ok=" in run.stdout
     assert last_line(run.stdout).startswith("gpu-02: unreachable")
