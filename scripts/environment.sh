@@ -60,3 +60,16 @@ make_venv() {
   rm -f "$venv"/.installed-*
   touch "$stamp"
 }
+
+# provision_with LOG ARGUMENT...: runs the playbook. ansible-playbook has exit codes of its own; when it fails, this
+# ends with the one of ltxops that is in its message.
+provision_with() {
+  local log=$1 rc=0 code
+  shift
+  rm -f "$log"
+  # Descriptor 9 is a caller's lock, which the programs that are started would hold for as long as they run.
+  ANSIBLE_LOG_PATH=$log "$venv"/bin/ansible-playbook provision.yml "$@" 9>&- || rc=$?
+  [ "$rc" -eq 0 ] && return
+  code=$(grep -o 'ltxops exit [1-7]' "$log" | tail -n 1 | grep -o '[1-7]' || true)
+  exit "${code:-$rc}"
+}

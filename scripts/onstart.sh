@@ -67,8 +67,9 @@ nothing_to_do() {
 }
 
 provision() {
-  local scratch rc=0 code settings=()
+  local settings=()
   scratch=$(mktemp -d)
+  trap 'rm -rf "$scratch"' EXIT
   make_venv control
   if [ -n "${LTXOPS_TOKEN+set}" ]; then
     # By a file: an argument could be read by every process.
@@ -77,11 +78,7 @@ provision() {
     settings+=(-e "@$scratch/token.json")
   fi
   [ -z "${LTXOPS_SETTINGS:-}" ] || settings+=(-e "@$LTXOPS_SETTINGS")
-  ANSIBLE_LOG_PATH=$scratch/log "$venv/bin/ansible-playbook" -i inventory/container provision.yml "${settings[@]}" \
-    9>&- || rc=$?
-  code=$(grep -o 'ltxops exit [1-7]' "$scratch/log" | tail -n 1 | grep -o '[1-7]' || true)
-  rm -rf "$scratch"
-  [ "$rc" -eq 0 ] || exit "${code:-$rc}"
+  provision_with "$scratch/log" -i inventory/container "${settings[@]}"
 }
 
 say "onstart: $(date -u +%FT%TZ) in $PWD, workspace $WORKSPACE"

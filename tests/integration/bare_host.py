@@ -168,7 +168,8 @@ def prepare(host: BareHost) -> None:
 def add_operator(host: BareHost) -> None:
     """Give the host an ordinary user, `operator`, who logs in with the same key and may use sudo."""
     done = host.ssh(
-        "useradd --create-home --gid operator --password '*' --shell /bin/bash operator && cp -r /root/.ssh /home/operator/"
+        "useradd --create-home --gid operator --password '*' --shell /bin/bash operator"
+        " && cp -r /root/.ssh /home/operator/"
         " && chown -R operator: /home/operator/.ssh"
         " && echo 'operator ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/operator"
     )

@@ -135,6 +135,23 @@ def test_one_changed_setting_restarts_one_program_and_reaches_it_exactly(demo: D
     assert [(path.name, oct(path.stat().st_mode & 0o777)) for path in holders] == [("wrapper.env", "0o600")]
 
 
+def test_without_a_gateway_of_ours_comfyui_is_proven_on_loopback(demo: Demo) -> None:
+    assert "gateway" in demo.pids()
+    without = demo.run(gateway_enabled=False)
+    assert without.returncode == 0, without.stdout[-3000:]
+    assert "gateway" not in demo.pids()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", demo.ports["gateway_port"]), timeout=5)
+    described = json.loads((demo.folder / "etc/host.json").read_text())
+    assert (described["url"], described["token_file"]) == (
+        f"http://127.0.0.1:{demo.ports['comfyui_port']}",
+        "",
+    )
+    again = demo.run()
+    assert again.returncode == 0, again.stdout[-3000:]
+    assert demo.curl("/queue")[0] == 401
+
+
 def test_a_setting_with_a_line_break_is_refused(demo: Demo) -> None:  # R29
     refused = demo.run(wrapper_environment={"TEST": "one\ntwo"})
     assert refused.returncode == 2

@@ -160,18 +160,8 @@ def test_an_image_with_python_3_10_provisions_itself_and_then_has_nothing_to_do(
         libraries = [str(path.relative_to(version)) for path in version.glob("lib/libpython3.10.so*")]
         archive = tmp_path / "python.tar"
         left_out = ["--exclude=test", "--exclude=site-packages"]
-        tar = [
-            "tar",
-            "-C",
-            version,
-            *left_out,
-            "-cf",
-            archive,
-            "bin/python3.10",
-            "lib/python3.10",
-            *libraries,
-        ]
-        subprocess.run(tar, check=True)
+        tar = ["tar", "-C", str(version), *left_out, "-cf", str(archive), "bin/python3.10", "lib/python3.10"]
+        subprocess.run([*tar, *libraries], check=True)
         container.unpack(archive, "/usr/local")
         container.host.ssh("mkdir /usr/local/lib/python3.10/site-packages")
         container.host.ssh("ln -s python3.10 /usr/local/bin/python3; ldconfig")

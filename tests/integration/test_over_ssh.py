@@ -65,8 +65,9 @@ class Fleet:
         self.vault_password.write_text("a password\n")
         vault = folder / "group_vars/ltx_hosts/vault.yml"
         shutil.copy(folder / "vault/vault.example.yml", vault)
-        encrypt = [REPO / ".venv/bin/ansible-vault", "encrypt", "--vault-password-file", self.vault_password]
-        subprocess.run([*encrypt, vault], check=True, capture_output=True)
+        vault_tool = str(REPO / ".venv/bin/ansible-vault")
+        encrypt = [vault_tool, "encrypt", "--vault-password-file", str(self.vault_password), str(vault)]
+        subprocess.run(encrypt, check=True, capture_output=True)
 
     def name_hosts(self, hosts: dict[str, dict[str, Any]]) -> None:
         self.inventory.write_text(yaml.safe_dump({"ltx_hosts": {"hosts": hosts}}))
