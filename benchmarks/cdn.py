@@ -50,7 +50,7 @@ class Behaviour:
 
 
 def wanted_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Return (first byte, end) of a single range, the whole file for any other header, None beyond its end."""
+    """Return (first byte, end) of a single range, the whole file without one, None beyond its end."""
     match = _RANGE.fullmatch(header or "")
     if match is None or match[0] == "bytes=-":
         return 0, size

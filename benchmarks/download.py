@@ -30,7 +30,7 @@ from ltxops.units import format_bytes
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 0 when every bar that was measured held, else 1, or an error's exit code."""
     args = _parser().parse_args(argv)
-    console = Console(stderr=True)
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         clients = [SHORT[name] for name in args.clients]
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(dir=args.work, prefix="ltxops-benchmark-") as work:
             results, facts = _run(args, clients, Path(work), console)
         found = bars.judge(results)
-        report.print_tables(Console(), results, found)
+        report.print_tables(results, found)
         _write(args, results, found, facts)
         return report.verdict(found)
     except LtxopsError as error:
@@ -133,7 +133,7 @@ def _run(
             clients=clients,
             repeat=args.repeat,
             fault_seconds=args.fault_seconds,
-            say=lambda result: console.print(_told(result), highlight=False, markup=False),
+            say=lambda result: console.print(_told(result)),
         )
         results = [result for name in args.scenarios for result in bench.run(name)]
     return results, facts
@@ -170,14 +170,12 @@ def _told(result: Result) -> str:
 def _write(
     args: argparse.Namespace, results: Sequence[Result], found: Sequence[bars.Bar], facts: dict[str, Any]
 ) -> None:
-    made = {
-        args.json: lambda: report.as_json(results, found, facts),
-        args.markdown: lambda: report.as_markdown(results, found, facts),
-        args.plot: lambda: plot.as_svg(results),
-    }
-    for path, make in made.items():
-        if path is not None:
-            path.write_text(make(), encoding="utf-8")
+    if args.json is not None:
+        args.json.write_text(report.as_json(results, found, facts), encoding="utf-8")
+    if args.markdown is not None:
+        args.markdown.write_text(report.as_markdown(results, found, facts), encoding="utf-8")
+    if args.plot is not None:
+        args.plot.write_text(plot.as_svg(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

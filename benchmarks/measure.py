@@ -67,7 +67,7 @@ def measure(
 
 
 def tree_memory(root: int) -> int:
-    """Return the resident bytes of a process and of all below it, or the peak of one of them if it is more."""
+    """Return the resident bytes of a process and all below it, or the peak of one of them if more."""
     resident, peak = 0, 0
     for pid in _tree(root):
         with contextlib.suppress(OSError):

@@ -13,7 +13,9 @@ class Result:
     """One run of one client. `exit_code` is None when it was ended at its deadline.
 
     `missing` and `bad` are what this benchmark itself found in the client's folder: promised paths that are
-    not there, and paths with other bytes than promised under their final name.
+    not there, and paths with other bytes than promised under their final name. `on_disk_seconds` is `seconds`
+    and the time that the kernel then took to write out what the client left in memory. `opened` counts
+    weights that a warm run opened.
     """
 
     scenario: str
@@ -26,6 +28,7 @@ class Result:
     missing: tuple[str, ...] = ()
     bad: tuple[str, ...] = ()
     opened: int = 0
+    on_disk_seconds: float = 0.0
     last_line: str = ""
 
     @property
@@ -64,6 +67,7 @@ class Summary:
     verifies: str
     runs: int
     seconds: float
+    on_disk_seconds: float
     cpu_seconds: float
     peak_bytes: int
     failure: str
@@ -82,6 +86,7 @@ def summarise(results: Sequence[Result]) -> list[Summary]:
             verifies=verifies[client],
             runs=len(runs),
             seconds=statistics.median(run.seconds for run in runs),
+            on_disk_seconds=statistics.median(run.on_disk_seconds for run in runs),
             cpu_seconds=statistics.median(run.cpu_seconds for run in runs),
             peak_bytes=max(run.peak_bytes for run in runs),
             failure=next((run.verdict() for run in runs if not run.right), ""),

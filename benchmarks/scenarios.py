@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -18,12 +19,19 @@ NAMES = ("unlimited", "paced", "cut", "warm", "faults")
 PACE_BYTES = 40_000_000
 CUT_BYTES = 200_000_000
 
+# Some clients count a connection that brought less than this as a failure.
+_LEAST_CUT_BYTES = 20_000_000
 _DEADLINE_SECONDS = 900.0
 
 
 def in_turn(clients: Sequence[Client], turn: int) -> list[Client]:
     """Return the clients in their order, and in the opposite one every second turn."""
     return list(clients) if turn % 2 == 0 else list(reversed(clients))
+
+
+def cut_bytes(scale: float) -> int:
+    """Return after how much a connection is cut: in proportion to the files, but never a trickle."""
+    return max(round(CUT_BYTES * scale), _LEAST_CUT_BYTES)
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ class Bench:
         behaviour = {
             bars.UNLIMITED: Behaviour(),
             bars.PACED: Behaviour(pace_bytes=PACE_BYTES),
-            bars.CUT: Behaviour(cut_bytes=max(1, round(CUT_BYTES * self.scale))),
+            bars.CUT: Behaviour(cut_bytes=cut_bytes(self.scale)),
         }[name]
         with self._cdn(behaviour):
             # Only without a limit is the noise of a machine of the size of what is measured.
@@ -99,7 +107,11 @@ class Bench:
         # What the client before left unwritten is not this one's to pay for.
         os.sync()
         measured = self._measure(client, job, deadline_seconds)
-        return _result(scenario, client, measured, tree.judge(job.target, job.files))
+        begin = time.monotonic()
+        os.sync()
+        on_disk = measured.seconds + time.monotonic() - begin
+        result = _result(scenario, client, measured, tree.judge(job.target, job.files))
+        return replace(result, on_disk_seconds=on_disk)
 
     def _measure(self, client: Client, job: Job, deadline_seconds: float) -> Measured:
         command = client.command(job)
@@ -128,6 +140,7 @@ def _result(scenario: str, client: Client, measured: Measured, judgement: Judgem
         peak_bytes=measured.peak_bytes,
         read_bytes=measured.read_bytes,
         exit_code=measured.exit_code,
+        on_disk_seconds=measured.seconds,
         missing=judgement.missing,
         bad=judgement.bad,
         last_line=measured.last_line,

@@ -10,17 +10,17 @@ import numpy
 import yaml
 
 REPO = "benchmark/ltx-2"
-#: Sizes in bytes at scale 1, 4.26 GB in all. Two files that dominate, LoRAs, a tokenizer.
+#: Sizes in bytes at scale 1, 4.26 GB in all: those of the profile `vast`, divided by 25.
 LARGE = {
-    "checkpoints/ltx-2-19b-dev-fp8.safetensors": 1_500_000_000,
-    "text_encoders/gemma_3_12B_it.safetensors": 1_200_000_000,
-    "loras/ltx-2-19b-distilled-lora-384.safetensors": 600_000_000,
-    "latent_upscale_models/ltx-2-spatial-upscaler-x2-1.0.safetensors": 300_000_000,
-    "loras/ltx-2-19b-lora-camera-control-dolly-in.safetensors": 150_000_000,
-    "loras/ltx-2-19b-lora-camera-control-dolly-left.safetensors": 150_000_000,
-    "loras/ltx-2-19b-lora-camera-control-jib-up.safetensors": 150_000_000,
-    "loras/ltx-2-19b-ic-lora-detailer.safetensors": 177_000_000,
-    "text_encoders/gemma/tokenizer.json": 33_000_000,
+    "checkpoints/ltx-2-19b-dev-fp8.safetensors": 1_083_000_000,
+    "checkpoints/ltx-2-19b-distilled.safetensors": 1_731_000_000,
+    "diffusion_models/lotus-depth-d-v1-1.safetensors": 69_000_000,
+    "latent_upscale_models/ltx-2-spatial-upscaler-x2-1.0.safetensors": 40_000_000,
+    "loras/ltx-2-19b-distilled-lora-384.safetensors": 307_000_000,
+    "loras/ltx-2-19b-ic-lora-depth-control.safetensors": 26_000_000,
+    "loras/ltx-2-19b-lora-camera-control-dolly-left.safetensors": 13_000_000,
+    "text_encoders/gemma_3_12B_it.safetensors": 975_000_000,
+    "vae/vae-ft-mse-840000-ema-pruned.safetensors": 13_000_000,
 }
 SMALL = (
     "text_encoders/gemma/config.json",
@@ -29,7 +29,7 @@ SMALL = (
     "text_encoders/gemma/tokenizer_config.json",
 )
 #: The one file that the faults happen to.
-ONE = "latent_upscale_models/ltx-2-spatial-upscaler-x2-1.0.safetensors"
+ONE = "loras/ltx-2-19b-distilled-lora-384.safetensors"
 
 _CHUNK_BYTES = 16 * 1024 * 1024
 
@@ -59,6 +59,7 @@ def write_tree(root: Path, scale: float) -> dict[str, Promise]:
         promises[name] = Promise(path.stat().st_size, digest.hexdigest())
     for name in SMALL:
         content = json.dumps({"benchmark": name, "values": list(range(300))}).encode()
+        (root / REPO / name).parent.mkdir(parents=True, exist_ok=True)
         (root / REPO / name).write_bytes(content)
         promises[name] = Promise(len(content), hashlib.sha256(content).hexdigest())
     return promises

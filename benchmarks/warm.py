@@ -14,7 +14,8 @@ from ltxops.models.ledger import Proof
 from ltxops.models.store import Store
 
 _COUNT = 40
-_TOTAL_BYTES = 150_000_000_000
+_FILE_BYTES = 150_000_000_000 // _COUNT
+_REPO = "benchmark/warm"
 _COMMIT = "0" * 40
 _IN_OPEN = 0x20
 _EVENT = struct.Struct("iIII")
@@ -27,43 +28,38 @@ def write_store(folder: str) -> tuple[Path, Path]:
     has to take its word for it.
     """
     manifest, root = Path(folder, "models.yaml"), Path(folder, "models")
-    size = _TOTAL_BYTES // _COUNT
-    names = [f"model-{number:02}" for number in range(_COUNT)]
-    models = {
-        name: {"repo": "benchmark/warm", "file": f"{name}.safetensors", "dest": "loras/"} for name in names
-    }
-    locked = {
-        name: {
-            "repo": "benchmark/warm",
-            "revision": _COMMIT,
-            "files": [{"path": f"{name}.safetensors", "size": size, "sha256": f"{number:064x}"}],
-        }
-        for number, name in enumerate(names)
-    }
-    document = {"version": 1, "models": models, "profiles": {"all": {"models": names}}}
-    manifest.write_text(yaml.safe_dump(document), encoding="utf-8")
-    lock = {"version": 1, "models": locked}
-    manifest.with_name("models.lock.yaml").write_text(yaml.safe_dump(lock), encoding="utf-8")
+    files = {f"model-{number:02}": f"{number:064x}" for number in range(_COUNT)}
+    _write_yaml(
+        manifest,
+        models={name: {"repo": _REPO, "file": f"{name}.safetensors", "dest": "loras/"} for name in files},
+        profiles={"all": {"models": list(files)}},
+    )
+    _write_yaml(
+        manifest.with_name("models.lock.yaml"),
+        models={
+            name: {
+                "repo": _REPO,
+                "revision": _COMMIT,
+                "files": [{"path": f"{name}.safetensors", "size": _FILE_BYTES, "sha256": sha256}],
+            }
+            for name, sha256 in files.items()
+        },
+    )
     store = Store(root)
     store.prepare()
-    (root / "loras").mkdir(parents=True, exist_ok=True)
-    for number, name in enumerate(names):
-        dest = f"loras/{name}.safetensors"
-        with (root / dest).open("wb") as stream:
-            stream.truncate(size)
-        stat = (root / dest).stat()
-        proof = Proof(
-            stat.st_size,
-            stat.st_mtime_ns,
-            stat.st_ino,
-            f"{number:064x}",
-            None,
-            "benchmark/warm",
-            _COMMIT,
-            "found",
-        )
-        store.ledger.prove(dest, proof)
+    (root / "loras").mkdir()
+    for name, sha256 in files.items():
+        path = root / "loras" / f"{name}.safetensors"
+        with path.open("wb") as stream:
+            stream.truncate(_FILE_BYTES)
+        stat = path.stat()
+        proof = Proof(_FILE_BYTES, stat.st_mtime_ns, stat.st_ino, sha256, None, _REPO, _COMMIT, "found")
+        store.ledger.prove(f"loras/{path.name}", proof)
     return manifest, root
+
+
+def _write_yaml(path: Path, **content: object) -> None:
+    path.write_text(yaml.safe_dump({"version": 1, **content}), encoding="utf-8")
 
 
 @dataclass
