@@ -123,6 +123,6 @@ def _faults(results: Sequence[Result]) -> list[Bar]:
         fault = result.scenario.removeprefix(FAULT)
         lie = fault in LIES
         held = not result.bad and bool(result.exit_code) if lie else result.right
-        aim = "refused, nothing bad under the final name" if lie else "ends with the right bytes"
+        aim = "refused, no wrong file left" if lie else "ends with the right bytes"
         bars.append(Bar(f"{fault}: {aim}", result.verdict(), held))
     return bars

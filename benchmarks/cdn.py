@@ -26,16 +26,17 @@ NAME = "benchmark CDN (stand-in)"
 FAULTS = {
     "flip": "one byte of the file is wrong, always",
     "short": "the CDN has fewer bytes than the hub promises, always",
-    "reset": "the first two connections of a file are reset in the middle of it",
+    "reset": "the first two answers of a file are reset on the way",
     "503": "the first two requests of a file are answered with 503 and Retry-After: 1",
     "expired": "each link dies in the middle of the file; the hub gives new ones",
     "ignored-range": "every answer is the whole file, whatever range was asked for",
-    "stall": "the first connection of a file stops sending in the middle of it and stays open",
+    "stall": "the first answer of a file stops on the way, and its connection stays open",
 }
 LIES = ("flip", "short")
 
 _SO_MAX_PACING_RATE = 47  # of asm-generic/socket.h; the module socket does not name it
 _SLICE_BYTES = 1024 * 1024
+_BREAK_BYTES = 512 * 1024
 _TIMES = 2
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
@@ -196,7 +197,8 @@ class Connection(BaseHTTPRequestHandler):
             end = min(end, start + behaviour.cut_bytes - self._sent)
         times = {"reset": _TIMES, "stall": 1}.get(behaviour.fault, 0)
         if times and end - start > 1 and self.server.is_turn(urlsplit(self.path).path, times):
-            end = start + (end - start) // 2
+            # Early, because a client that splits a file gives up its first answer once others have begun.
+            end = start + min((end - start) // 2, _BREAK_BYTES)
         return end
 
     def _send(self, descriptor: int, start: int, stop: int, size: int) -> int:

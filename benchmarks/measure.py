@@ -78,10 +78,11 @@ def tree_memory(root: int) -> int:
 
 
 def last_line(text: str) -> str:
-    """Return the last line that says something, without colours and shortened, for a table."""
+    """Return the last line about an error, or else the last one, without colours and shortened."""
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "\n")
     lines = [line.strip() for line in plain.splitlines() if line.strip()]
-    return lines[-1][:160] if lines else ""
+    errors = [line for line in lines if re.search(r"\berror(code)?\b", line, re.IGNORECASE)]
+    return (errors or lines or [""])[-1][:160]
 
 
 def _ended(pid: int, seconds: float) -> bool:

@@ -45,7 +45,7 @@ class Result:
             said = f"still waiting after {self.seconds:.0f} s"
         found = []
         if self.bad:
-            found.append("bad bytes under the final name")
+            found.append("wrong file left")
         if self.missing:
             found.append("file missing" if len(self.missing) == 1 else f"{len(self.missing)} files missing")
         return f"{said}, {' and '.join(found)}" if found else f"{said}, files right"

@@ -88,14 +88,14 @@ def test_a_summary_takes_the_median_the_highest_peak_and_the_first_failure() -> 
     ]
     [summary] = summarise(runs)
     assert (summary.seconds, summary.peak_bytes, summary.runs) == (2.0, 7, 3)
-    assert summary.failure == "exit 18, bad bytes under the final name"
+    assert summary.failure == "exit 18, wrong file left"
 
 
 @pytest.mark.parametrize(
     ("more", "verdict"),
     [
         ({}, "right"),
-        ({"exit_code": 0, "bad": ("a",)}, "exit 0, bad bytes under the final name"),
+        ({"exit_code": 0, "bad": ("a",)}, "exit 0, wrong file left"),
         ({"exit_code": 1, "missing": ("a", "b")}, "exit 1, 2 files missing"),
         ({"exit_code": None, "missing": ("a",)}, "still waiting after 90 s, file missing"),
         ({"exit_code": 1}, "exit 1, files right"),
@@ -115,7 +115,7 @@ def test_the_plot_is_an_svg_with_a_bar_for_each_client() -> None:
     root = ElementTree.fromstring(plot.as_svg([*GOOD, result(bars.CUT, CURL, 1.0, exit_code=18, bad=("<",))]))
     texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
     assert texts.count(OURS) == 3
-    assert "1.0 s, exit 18, bad bytes under the final name" in texts
+    assert "1.0 s, exit 18, wrong file left" in texts
 
 
 def test_the_markdown_has_every_table() -> None:
