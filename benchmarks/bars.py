@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.cdn import LIES
-from benchmarks.clients import ARIA2C, ARIA2C_FALLOC, CURL, HF_VERIFIED, OURS
+from benchmarks.clients import ARIA2C, CURL, HF_VERIFIED, OURS
 from benchmarks.results import Result, Summary, summarise
 
 UNLIMITED, PACED, CUT, WARM, WARM_MANIFEST, FAULT = (
@@ -64,7 +64,7 @@ def _times(summaries: Sequence[Summary]) -> Callable[[str, str], float | None]:
 def _verified(seconds: Callable[[str, str], float | None]) -> Bar:
     text = "no limit: at least 2.5 x the fastest client that ends with verified bytes"
     ours = seconds(UNLIMITED, OURS)
-    peers = [seconds(UNLIMITED, name) for name in (HF_VERIFIED, ARIA2C, ARIA2C_FALLOC)]
+    peers = [seconds(UNLIMITED, name) for name in (HF_VERIFIED, ARIA2C)]
     known = [peer for peer in peers if peer is not None]
     if ours is None or len(known) < len(peers):
         return Bar(text, "", None)

@@ -82,11 +82,6 @@ def _hf_and_sha256sum(job: Job) -> list[str]:
     return ["bash", "-c", f"{shlex.join(_hf(job))} && {check}"]
 
 
-def _aria2c_falloc(job: Job) -> list[str]:
-    # Its default is to fill the file with zeros first; on ext4 and XFS its manual advises this instead.
-    return [*_aria2c(job), "--file-allocation=falloc"]
-
-
 def _aria2c(job: Job) -> list[str]:
     listing = job.scratch / "aria2.txt"
     listing.write_text(
@@ -135,23 +130,19 @@ def _wget(job: Job) -> list[str]:
 
 OURS = "ltxops"
 HF, HF_VERIFIED = "hf download", "hf + sha256sum"
-ARIA2C, ARIA2C_FALLOC = "aria2c -x16 + checksum", "aria2c, with falloc"
-CURL, WGET = "curl --parallel", "wget, five at a time"
+ARIA2C, CURL, WGET = "aria2c -x16 + checksum", "curl --parallel", "wget, five at a time"
 
 CLIENTS = (
     Client(OURS, "sha256", sys.executable, _ours),
     Client(HF, "size", str(_BIN / "hf"), _hf),
     Client(HF_VERIFIED, "sha256", str(_BIN / "hf"), _hf_and_sha256sum),
     Client(ARIA2C, "sha256", "aria2c", _aria2c),
-    Client(ARIA2C_FALLOC, "sha256", "aria2c", _aria2c_falloc),
     Client(CURL, "nothing", "curl", _curl),
     Client(WGET, "nothing", "wget", _wget),
 )
 
 #: Short names for the command line.
-SHORT = dict(
-    zip(("ltxops", "hf", "hf-sha256sum", "aria2c", "aria2c-falloc", "curl", "wget"), CLIENTS, strict=True)
-)
+SHORT = dict(zip(("ltxops", "hf", "hf-sha256sum", "aria2c", "curl", "wget"), CLIENTS, strict=True))
 
 _INSTALL = {"aria2c": "apt-get install aria2", "curl": "apt-get install curl", "wget": "apt-get install wget"}
 

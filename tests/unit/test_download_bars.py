@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 from benchmarks import bars, plot, report
-from benchmarks.clients import ARIA2C, ARIA2C_FALLOC, CURL, HF_VERIFIED, OURS, SHORT
+from benchmarks.clients import ARIA2C, CURL, HF_VERIFIED, OURS, SHORT
 from benchmarks.results import Result, summarise
 from benchmarks.scenarios import in_turn
 
@@ -18,8 +18,7 @@ def result(scenario: str, client: str, seconds: float, **more: Any) -> Result:
 GOOD = [
     result(bars.UNLIMITED, OURS, 4.0),
     result(bars.UNLIMITED, HF_VERIFIED, 16.0),
-    result(bars.UNLIMITED, ARIA2C, 11.0),
-    result(bars.UNLIMITED, ARIA2C_FALLOC, 10.0),
+    result(bars.UNLIMITED, ARIA2C, 10.0),
     result(bars.UNLIMITED, CURL, 2.8),
     result(bars.PACED, OURS, 5.0),
     result(bars.PACED, HF_VERIFIED, 35.0),
@@ -44,7 +43,6 @@ def test_bars_that_are_just_reached_hold() -> None:
     ("changed", "bar"),
     [
         (result(bars.UNLIMITED, ARIA2C, 9.9), 0),
-        (result(bars.UNLIMITED, ARIA2C_FALLOC, 9.9), 0),
         (result(bars.UNLIMITED, CURL, 2.7), 1),
         (result(bars.PACED, HF_VERIFIED, 34.0), 2),
         (result(bars.PACED, ARIA2C, 7.9), 3),
