@@ -28,6 +28,8 @@ from ltxops.models.manifest import Manifest
 
 NAME = "embedded hub (stand-in for Hugging Face, tiny files)"
 
+_CHUNK_BYTES = 4 * 1024 * 1024
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -89,21 +91,34 @@ def read_repositories(wanted: Manifest, root: Path) -> dict[str, Repository]:
 
 
 def _entry(path: Path, *, large: bool) -> Entry:
-    content = path.read_bytes()
-    blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-    return Entry(path, len(content), hashlib.sha256(content).hexdigest(), blob, large)
+    size = path.stat().st_size
+    sha256 = hashlib.sha256()
+    blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    with path.open("rb", buffering=0) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            sha256.update(chunk)
+            blob.update(chunk)
+    return Entry(path, size, sha256.hexdigest(), blob.hexdigest(), large)
 
 
 class EmbeddedHub:
     """The HTTP side. `token` is the one that opens gated repositories; without it nothing does.
 
-    `cdn_url` is where large files are redirected to, by default this server itself.
+    `cdn_url` is where large files are redirected to, by default this server itself; `sign` makes a new link
+    for each redirect, as the hub does with links that expire.
     """
 
-    def __init__(self, repositories: dict[str, Repository], token: str | None, cdn_url: str = "") -> None:
+    def __init__(
+        self,
+        repositories: dict[str, Repository],
+        token: str | None,
+        cdn_url: str = "",
+        sign: Callable[[str], str] = str,
+    ) -> None:
         self._repositories = repositories
         self._token = token
         self._cdn_url = cdn_url
+        self._sign = sign
 
     def app(self) -> web.Application:
         """Return the application, ready to be run."""
@@ -131,7 +146,7 @@ class EmbeddedHub:
                 headers=headers | {"ETag": f'"{entry.etag}"'},
                 content_type="text/plain",
             )
-        location = f"{self._cdn_url}/cdn/{repository.name}/{repository.commit}/{quote(name)}"
+        location = self._sign(f"{self._cdn_url}/cdn/{repository.name}/{repository.commit}/{quote(name)}")
         return web.Response(status=302, headers=headers | _linked(entry) | {"Location": location})
 
     async def _cdn(self, request: web.Request) -> web.StreamResponse:
@@ -249,11 +264,12 @@ def serve(manifest_path: Path, root: Path, host: str, port: int, token: str | No
         repositories = read_repositories(wanted, root)
     except OSError as error:
         raise BadInput(f"the folder {root} cannot be used: {error}") from error
-    asyncio.run(_serve(EmbeddedHub(repositories, token).app(), host, port))
+    asyncio.run(run(EmbeddedHub(repositories, token).app(), host, port))
     return 0
 
 
-async def _serve(app: web.Application, host: str, port: int) -> None:
+async def run(app: web.Application, host: str, port: int) -> None:
+    """Run `app` until SIGTERM or SIGINT and print its address. Raises CheckFailed as `serve` does."""
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
