@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from ltxops.errors import BadInput, Busy
+from ltxops.models import journal
 from ltxops.models.durable import sync_folder
 from ltxops.models.ledger import Ledger, Proof
 from ltxops.models.manifest import STATE_FOLDER
@@ -112,21 +113,28 @@ class Store:
 
     def part(self, wanted: Wanted) -> Path:
         """Return where a file arrives: one name for each content, so that a rerun finds it."""
-        identity = "\0".join((wanted.dest, wanted.repo, wanted.revision, wanted.file.path, str(wanted.file)))
-        name = wanted.dest.rsplit("/", 1)[-1][:100]
+        file = wanted.file
+        identity = f"{file.size} {file.sha256 or file.git_blob or file.path}"
+        name = file.path.rsplit("/", 1)[-1][:100]
         return self.incoming / f"{name}.{hashlib.sha256(identity.encode()).hexdigest()[:16]}.part"
 
     def arrived_bytes(self, wanted: Wanted) -> int:
         """Return how much of a file an earlier run has left in `incoming`."""
+        found = journal.read(self.part(wanted), wanted.file)
+        return found[0].total if found else 0
+
+    def reserved_bytes(self, wanted: Wanted) -> int:
+        """Return how much of the disk a file has taken already, though its bytes may not be there yet."""
         try:
-            return min(self.part(wanted).stat().st_size, wanted.file.size)
+            return min(self.part(wanted).stat().st_blocks * 512, wanted.file.size)
         except FileNotFoundError:
             return 0
 
     def sweep(self, keep: Collection[Path]) -> None:
-        """Remove what earlier runs left in `incoming` and nobody waits for."""
+        """Remove what earlier runs left in `incoming`, but the parts `keep` and their journals."""
+        kept = {*keep, *map(journal.journal_of, keep)}
         for path in self.incoming.iterdir():
-            if path not in keep:
+            if path not in kept:
                 path.unlink()
 
     def adopt(self, wanted: Wanted) -> str | None:
@@ -156,6 +164,7 @@ class Store:
         self.check([wanted.dest])
         part.replace(final)
         sync_folder(final.parent)
+        journal.journal_of(part).unlink(missing_ok=True)
         self.ledger.prove(wanted.dest, _proof(wanted, final.stat(), digest, source))
 
     def _stat(self, dest: str) -> os.stat_result | None:

@@ -3,22 +3,23 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ltxops.errors import AccessDenied, BadInput, IntegrityError, LtxopsError
 from ltxops.models.durable import disk_errors_explained
-from ltxops.models.fetch import Stopped, fetch
 from ltxops.models.lock import LockedModel
 from ltxops.models.manifest import Model
+from ltxops.models.order import fetch_order
 from ltxops.models.plan import Space, State, Wanted, wanted_files
 from ltxops.models.progress import Display
-from ltxops.models.proof import digest_of
+from ltxops.models.proof import Digest, digest_of
 from ltxops.models.store import Store
 from ltxops.units import format_bytes
 
 if TYPE_CHECKING:
+    from ltxops.models.fetch import Limits
     from ltxops.models.hub import Hub
 
 Item = TypeVar("Item")
@@ -83,6 +84,7 @@ def sync(
     jobs: int,
     wait_seconds: float,
     show: Display,
+    limits: "Limits | None" = None,
 ) -> Report:
     """Bring the root to what `models` need: adopt what is right, remove what is wrong, fetch what is missing.
 
@@ -106,7 +108,7 @@ def sync(
         store.sweep({store.part(item) for item in missing})
         if missing:
             _space(store, missing, (), reserve_bytes).require(str(store.root))
-            _fetch_all(store, hub(), missing, jobs, report, show)
+            _fetch_all(store, hub(), missing, limits, report, show)
     report.seconds = round(time.monotonic() - begin, 3)
     return report
 
@@ -148,7 +150,7 @@ def _to_fetch(state: State) -> bool:
 def _space(
     store: Store, missing: list[Wanted], states: Iterable[tuple[Wanted, State]], reserve_bytes: int
 ) -> Space:
-    arriving = sum(item.file.size - store.arrived_bytes(item) for item in missing)
+    arriving = sum(item.file.size - store.reserved_bytes(item) for item in missing)
     # A file of the wrong size goes before its replacement comes, so its space counts as free.
     freed = sum(
         (store.root / item.dest).stat().st_blocks * 512 for item, state in states if state is State.WRONG
@@ -182,59 +184,28 @@ def _settle(store: Store, files: list[Wanted], jobs: int, report: Report, show: 
 
 
 def _fetch_all(
-    store: Store, hub: "Hub", missing: list[Wanted], jobs: int, report: Report, show: Display
+    store: Store, hub: "Hub", missing: list[Wanted], limits: "Limits | None", report: Report, show: Display
 ) -> None:
+    # Imported when it is needed, as a warm sync needs no network.
+    from ltxops.models.fetch import Fetch, Limits
+
     # One question a gated repository, so that a gate is met before hours of other downloads.
     gates = {item.repo: item for item in missing if item.gated}
     for item in gates.values():
         hub.check_access(item.repo, item.revision, item.file.path)
     show.expect(sum(item.file.size for item in missing), sum(store.arrived_bytes(item) for item in missing))
     guard = threading.Lock()
-    stop = threading.Event()
 
-    def bring(item: Wanted) -> None:
-        if stop.is_set():
-            raise Stopped("stopped")
-        part = store.part(item)
-        show.start(item.dest, item.file.size, store.arrived_bytes(item))
-
-        def arrived(count: int) -> None:
-            show.advance(item.dest, count)
-            with guard:
-                report.bytes_fetched += max(count, 0)
-
-        digest = fetch(hub, item, part, arrived, stop)
-        store.place(item, part, digest, hub.url)
+    def place(item: Wanted, part: Path, digest: Digest, source: str) -> None:
+        store.place(item, part, digest, source)
         with guard:
             report.fetched.append(item.dest)
-        show.finish(item.dest, item.file.size)
 
-    failures: list[LtxopsError] = []
-    with ThreadPoolExecutor(jobs, thread_name_prefix="fetch") as pool:
-        waiting = {pool.submit(bring, item) for item in missing}
-        try:
-            while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                failures += _failures(done, stop)
-        except BaseException:
-            stop.set()
-            raise
-    if failures:
-        others = f" ({len(failures) - 1} more files failed)" if len(failures) > 1 else ""
-        raise type(failures[0])(f"{failures[0]}{others}") from failures[0]
-
-
-def _failures(done: Iterable["Future[None]"], stop: threading.Event) -> Iterator[LtxopsError]:
-    """Yield what went wrong. A bad file or a closed gate concerns one file; anything else, all of them."""
-    for future in done:
-        error = future.exception()
-        if error is None or isinstance(error, Stopped):
-            continue
-        if not isinstance(error, IntegrityError | AccessDenied | BadInput):
-            stop.set()
-        if not isinstance(error, LtxopsError):
-            raise error
-        yield error
+    fetch = Fetch(hub, fetch_order(missing), limits or Limits(), show, part_of=store.part, place=place)
+    try:
+        fetch.run()
+    finally:
+        report.bytes_fetched = fetch.arrived
 
 
 def _parallel(jobs: int, items: list[Item], work: Callable[[Item], Result]) -> list[tuple[Item, Result]]:
