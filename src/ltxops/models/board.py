@@ -134,8 +134,9 @@ class Board:
         ]
         if not gaps:
             return None
-        arrival, gap = min(gaps, key=lambda pair: len(pair[0].active))
-        return arrival.task(gap, range_bytes(self.unclaimed(), self.pace.connections))
+        # Where the most is left for each connection, so that files which came together end together.
+        arrival, gap = max(gaps, key=lambda pair: _left_each(pair[0]))
+        return arrival.task(gap, range_bytes(self.unclaimed(), self.pace.most))
 
     def unclaimed(self) -> int:
         """Return how many bytes nobody was asked for yet. Call with the lock held."""
@@ -150,3 +151,7 @@ class Board:
         now = time.monotonic()
         waits = [arrival.not_before - now for arrival in self.open if arrival.not_before > now]
         return min([*waits, _LONGEST_WAIT_SECONDS])
+
+
+def _left_each(arrival: Arrival) -> float:
+    return (arrival.size - arrival.spans.total) / (len(arrival.active) + 1)

@@ -9,7 +9,6 @@ import errno
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from ltxops.errors import AccessDenied, BadInput, DiskFull, IntegrityError, LtxopsError
@@ -19,6 +18,7 @@ from ltxops.models.board import Board
 from ltxops.models.connection import Lines
 from ltxops.models.follow import Stopped, follow
 from ltxops.models.hub import Hub
+from ltxops.models.limits import Limits
 from ltxops.models.part import PartFile
 from ltxops.models.plan import Wanted
 from ltxops.models.progress import Display
@@ -31,14 +31,6 @@ _TICK_SECONDS = 0.1
 _MEASURE_SECONDS = 0.3
 _FIRST_BYTES_SECONDS = 1.5
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How hard to try: connections at most, and the seconds after which a silent server has stalled."""
-
-    connections: int = 32
-    stall_seconds: float = 30.0
 
 
 class Fetch:

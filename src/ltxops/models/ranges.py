@@ -56,10 +56,11 @@ class Spans:
 
 
 def range_bytes(left: int, connections: int) -> int:
-    """Return how many bytes one connection asks for next, of `left` that nobody was asked for.
+    """Return how many bytes to ask for next, of `left`, when there are `connections` at most.
 
-    Half of its fair share, so that ranges shrink towards the end and all connections finish together; never
-    so little that the answers' latency would show, never so much that one slow connection holds a file up.
+    A quarter of its fair share, so that ranges shrink towards the end, all connections finish together, and
+    the hash, which needs the bytes without a gap, is not far behind then. Never so little that the latency of
+    answers would show, never so much that one slow connection holds a file up.
     """
-    share = left // (2 * max(connections, 1))
+    share = left // (4 * max(connections, 1))
     return max(_SMALLEST_BYTES, min(_LARGEST_BYTES, share // MIB * MIB))

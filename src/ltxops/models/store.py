@@ -12,10 +12,11 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from ltxops.errors import BadInput, Busy
-from ltxops.models import journal
+from ltxops.models import blocks, journal
 from ltxops.models.durable import sync_folder
 from ltxops.models.ledger import Ledger, Proof
 from ltxops.models.manifest import STATE_FOLDER
@@ -151,21 +152,61 @@ class Store:
         return None
 
     def remove(self, wanted: Wanted) -> None:
-        """Take a bad file away from under its final name."""
+        """Take a bad file away from under its final name.
+
+        A hard link of it is as bad, though its proof may still cover it: that proof goes as well.
+        """
         path = self.root / wanted.dest
+        inode = path.stat().st_ino
         path.unlink(missing_ok=True)
         sync_folder(path.parent)
+        for dest in [dest for dest, proof in list(self.ledger.files.items()) if proof.inode == inode]:
+            self.ledger.forget(dest)
         self.ledger.forget(wanted.dest)
+
+    def share(self, wanted: Wanted) -> tuple[str, str] | None:
+        """Place a file by sharing the content of one that is proven; return that one and how, or None."""
+        for dest, proof in list(self.ledger.files.items()):
+            stat = self._stat(dest)
+            if wanted.file.sha256 is None or not proof.proves(wanted.file):
+                continue
+            if dest == wanted.dest or stat is None or not proof.covers(stat):
+                continue
+            target = self.part(wanted).with_suffix(".shared")
+            target.unlink(missing_ok=True)
+            how = blocks.share(self.root / dest, target)
+            if (stat := self._stat(dest)) is None or not proof.covers(stat):
+                # It was changed meanwhile, so what was shared may be the change.
+                target.unlink()
+                continue
+            self._rename(wanted, target)
+            placed = (self.root / wanted.dest).stat()
+            self.ledger.prove(
+                wanted.dest,
+                replace(
+                    proof,
+                    mtime_ns=placed.st_mtime_ns,
+                    inode=placed.st_ino,
+                    repo=wanted.repo,
+                    revision=wanted.revision,
+                ),
+            )
+            return dest, how
+        return None
 
     def place(self, wanted: Wanted, part: Path, digest: Digest, source: str) -> None:
         """Give a proven file, already synced to disk, its final name, and record the proof."""
+        self._rename(wanted, part)
+        journal.journal_of(part).unlink(missing_ok=True)
+        proof = _proof(wanted, (self.root / wanted.dest).stat(), digest, source)
+        self.ledger.prove(wanted.dest, proof)
+
+    def _rename(self, wanted: Wanted, part: Path) -> None:
         final = self.root / wanted.dest
         final.parent.mkdir(parents=True, exist_ok=True)
         self.check([wanted.dest])
         part.replace(final)
         sync_folder(final.parent)
-        journal.journal_of(part).unlink(missing_ok=True)
-        self.ledger.prove(wanted.dest, _proof(wanted, final.stat(), digest, source))
 
     def _stat(self, dest: str) -> os.stat_result | None:
         try:
