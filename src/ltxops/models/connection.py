@@ -107,9 +107,12 @@ class Lines:
         if kept is not None:
             try:
                 return self._ask(origin, kept[0], url, headers)
-            except (OSError, HTTPException):
+            except ConnectionError:
                 # Servers close connections that were idle, which shows only at the next request.
                 self._drop(origin)
+            except (OSError, HTTPException) as error:
+                self._drop(origin)
+                raise ConnectionLost(f"{origin.host}:{origin.port}: {_reason(error)}") from error
         try:
             return self._ask(origin, self._connect(origin), url, headers)
         except (OSError, HTTPException) as error:
