@@ -6,6 +6,7 @@ The embedded hub is what users run; this one exists for the faults that no good 
 import hashlib
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -57,7 +58,8 @@ class Handler(BaseHTTPRequestHandler):
         """Answer as the hub does for a large file."""
         hub = self.server.hub
         if self.name not in hub.files:
-            return self.refuse(404, {"X-Error-Code": "EntryNotFound"})
+            self.refuse(404, {"X-Error-Code": "EntryNotFound"})
+            return
         self.send_response(302)
         self.send_header("Location", f"{hub.cdn_url}/cdn/{self.name}?Signature={hub.signature}")
         self.send_header("X-Linked-Size", str(len(self.content)))
@@ -65,7 +67,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def serve(self, *, etag: str = "one", cut_after: int | None = None, content: bytes | None = None) -> None:
+    def serve(self, *, etag: str = "one", cut_after: int | None = None, content: bytes | None = None) -> bool:
         """Answer as a CDN does; with `cut_after`, reset the connection after so many bytes of the body."""
         content = self.content if content is None else content
         start, end = self.asked or (0, len(content))
@@ -79,6 +81,7 @@ class Handler(BaseHTTPRequestHandler):
         self.body(content[start : end if cut_after is None else min(end, start + cut_after)])
         if cut_after is not None and end - start > cut_after:
             self.cut()
+        return True
 
     def body(self, data: bytes) -> None:
         """Send bytes of a body, counted as they leave."""
@@ -88,13 +91,14 @@ class Handler(BaseHTTPRequestHandler):
             with self.server.hub.guard:
                 self.server.hub.sent += len(piece)
 
-    def refuse(self, status: int, headers: dict[str, str] | None = None) -> None:
-        """Answer with nothing but a status."""
+    def refuse(self, status: int, headers: dict[str, str] | None = None) -> bool:
+        """Answer with nothing but a status. Like `serve` it returns True, for use as a fault."""
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.send_header("Content-Length", "0")
         self.end_headers()
+        return True
 
     def cut(self) -> None:
         """End the connection here and now."""
@@ -126,7 +130,13 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.hub = hub
         self.side = side
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        scheme = "http"
+        if hub.certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(hub.certificate)
+            self.socket = context.wrap_socket(self.socket, server_side=True)
+            scheme = "https"
+        self.url = f"{scheme}://127.0.0.1:{self.server_address[1]}"
         self.thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02})
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -135,12 +145,14 @@ class Server(ThreadingHTTPServer):
 
 @dataclass
 class FaultyHub:
-    """Serves `files` by name as repository o/r; `requests` and `sent` (bytes of bodies) tell what happened."""
+    """Serves `files` by name as repository o/r; `requests` and `sent` (body bytes) tell what happened."""
 
     files: dict[str, bytes]
     hub_fault: Fault | None = None
     cdn_fault: Fault | None = None
     signature: str = "first"
+    #: Certificate and key in one file: serve https.
+    certificate: Path | None = None
     requests: list[Seen] = field(default_factory=list)
     sent: int = 0
 

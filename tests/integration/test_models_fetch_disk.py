@@ -51,8 +51,8 @@ def test_what_a_part_has_reserved_counts_as_space_that_is_there(
 ) -> None:
     # R20: the second run finds less free than the file is large, but the file has its blocks already.
     with mounted(tmp_path, "tmpfs", "64m") as root:
-        hub.hub_fault = lambda request: hub.sent > 10 * MIB and request.refuse(500) is None
-        hub.cdn_fault = lambda request: hub.sent > 10 * MIB and request.refuse(500) is None
+        hub.hub_fault = lambda request: hub.sent > 10 * MIB and request.refuse(500)
+        hub.cdn_fault = lambda request: hub.sent > 10 * MIB and request.refuse(500)
         with pytest.raises(NetworkError):
             fetch_all(path, root, quick(hub.url))
         hub.hub_fault = hub.cdn_fault = None

@@ -47,6 +47,10 @@ def test_spans_know_their_gaps() -> None:
     spans.add(10, 20)
     assert spans.first_gap(100) == (30, 100)
     assert spans.first_gap(30) is None
+    spans.add(50, 60)
+    assert list(spans.missing(0, 100)) == [(30, 50), (60, 100)]
+    assert list(spans.missing(35, 55)) == [(35, 50)]
+    assert list(spans.missing(50, 60)) == []
 
 
 @pytest.mark.parametrize(

@@ -100,10 +100,11 @@ class Arrival:
         self.active.append(task)
         return task
 
-    def accept(self, task: Task, body: Body, host: str, link: str | None) -> None:
+    def accept(self, task: Task, body: Body, host: str, link: str | None) -> bool:
         """Take a good answer's head; `link` is the URL that answered, None when it was the hub.
 
-        Raises Unlike when it is of another version than the bytes that are there.
+        Returns whether to read the body: of a whole file not while others read it, too. Raises Unlike when it
+        is of another version than the bytes that are there.
         """
         version = f"{host} {body.version}" if body.version else None
         known = self.version
@@ -116,12 +117,18 @@ class Arrival:
             self.part.record_source(version)
         if not self.restarting:
             self.link, self.settled = link, True
-        if body.whole:
-            self.whole = True
-            others = [other for other in self.active if other is not task]
-            task.position, task.end = (0, self.size) if not others else (task.end, task.end)
-        else:
-            task.end = body.end
+        self.whole = self.whole or body.whole
+        if body.whole and len(self.active) > 1:
+            return False
+        task.position, task.end = body.start, body.end
+        return True
+
+    def missing(self, task: Task, count: int) -> list[tuple[int, int]]:
+        """Return which of the next `count` bytes of a task are to be written.
+
+        Bytes that are there stay as they are: they may have been hashed already.
+        """
+        return list(self.spans.missing(task.position, task.position + count))
 
     def wrote(self, task: Task, count: int) -> int:
         """Take `count` bytes at the task's position as written; return how many of them were new."""

@@ -73,6 +73,11 @@ class Board:
             self.workers -= 1
             return None
 
+    def missing(self, task: Task, count: int) -> list[tuple[int, int]]:
+        """Return which of the next `count` bytes of a task nobody has written yet."""
+        with self.lock:
+            return task.arrival.missing(task, count)
+
     def wrote(self, task: Task, count: int) -> bool:
         """Count bytes as written; return whether to go on."""
         arrival = task.arrival

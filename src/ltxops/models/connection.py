@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 _CONNECT_SECONDS = 15.0
+_WORTH_READING_BYTES = 16 * 1024
 _URL_SAFE = "/?%:=&~+!$,;'@()*[]"
 
 
@@ -55,6 +56,7 @@ class Answer:
         self.status = response.status
         self.headers: HTTPMessage = response.headers
         self._response = response
+        self._broken = False
         #: Bytes of the body that are still to come; None when the server does not tell.
         self.left = response.length if not response.chunked else None
 
@@ -68,14 +70,23 @@ class Answer:
             # Past the response, whose own readinto waits until the buffer is full.
             count: int = self._response.fp.readinto1(buffer[: self.left])
         except (OSError, HTTPException, ValueError) as error:
+            self._broken = True
             raise ConnectionLost(_reason(error)) from error
         if not count:
+            self._broken = True
             raise ConnectionLost(f"the connection ended {self.left} bytes before the end")
         self.left -= count
         return count
 
     def close(self) -> None:
-        """End the answer. Its connection can be used again when the body was read to its end."""
+        """End the answer. Its connection can be used again when the body was read to its end.
+
+        A short rest, such as the text of a redirect, is read: that costs less than another connection.
+        """
+        with contextlib.suppress(ConnectionLost):
+            rest = memoryview(bytearray(_WORTH_READING_BYTES))
+            while not self._broken and self.left and self.left <= _WORTH_READING_BYTES:
+                self.read_into(rest)
         with contextlib.suppress(OSError, ValueError):
             self._response.close()
 

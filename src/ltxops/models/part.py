@@ -34,6 +34,9 @@ class PartFile:
             self._journal = Journal(path, promised)
         except BaseException:
             os.close(self._descriptor)
+            if found is None:
+                # What was reserved before the disk was full helps nobody.
+                remove(path)
             raise
         if found is None:
             self._journal.restart()

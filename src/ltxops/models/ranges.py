@@ -42,10 +42,18 @@ class Spans:
         """Return how many bytes are there without a gap from the first one on."""
         return self._spans[0][1] if self._spans and self._spans[0][0] == 0 else 0
 
-    def covers(self, start: int, end: int) -> bool:
-        """Tell whether all bytes from `start` to `end` are there."""
-        index = bisect_left(self._spans, (start + 1,)) - 1
-        return index >= 0 and self._spans[index][1] >= end
+    def missing(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield the spans between `start` and `end` that are not there."""
+        for low, high in self._spans:
+            if low >= end:
+                break
+            if high <= start:
+                continue
+            if low > start:
+                yield start, low
+            start = high
+        if start < end:
+            yield start, end
 
     def first_gap(self, size: int) -> tuple[int, int] | None:
         """Return the first span of the bytes before `size` that is not there; None when all are."""

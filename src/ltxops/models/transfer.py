@@ -72,9 +72,10 @@ class Worker:
             end=task.end,
         )
         with self._board.change(arrival):
-            at_hub = answer.url == _hub_url(task)
-            arrival.accept(task, body, origin_of(answer.url).host, None if at_hub else answer.url)
-        self._receive(answer, task, body)
+            link = None if answer.url == _hub_url(task) else answer.url
+            wanted = arrival.accept(task, body, origin_of(answer.url).host, link)
+        if wanted:
+            self._receive(answer, task, body)
 
     def _receive(self, answer: Answer, task: Task, body: Body) -> None:
         part = task.arrival.part
@@ -86,12 +87,13 @@ class Worker:
                 count = answer.read_into(self._buffer[: task.end - task.position])
                 if not count:
                     raise ConnectionLost(f"the body ended {task.end - task.position} bytes early")
-                part.write(self._buffer[:count], task.position)
+                for start, end in self._board.missing(task, count) if body.whole else [_next(task, count)]:
+                    part.write(self._buffer[start - task.position : end - task.position], start)
                 going = self._board.wrote(task, count)
                 if task.position - recorded >= _RECORD_BYTES:
                     part.record(recorded, task.position)
                     recorded = task.position
-            if going and body.end == task.end and answer.read_into(self._buffer[:1]):
+            if going and answer.left is None and answer.read_into(self._buffer[:1]):
                 raise Unlike("sends more bytes than were promised")
         finally:
             if recorded < task.position:
@@ -136,10 +138,15 @@ class Worker:
         arrival = task.arrival
         error = self._refusal(task, self._lines.last_url, fault.status, None)
         with self._board.change(arrival):
-            if fault.busy and self._board.served_beside(task):
+            # What the hub itself refuses is the question, not one connection more.
+            if fault.busy and task.link and self._board.served_beside(task):
                 self._board.ask_less()
             else:
                 arrival.failed(task, error, time.monotonic(), fault.wait_seconds)
+
+
+def _next(task: Task, count: int) -> tuple[int, int]:
+    return task.position, task.position + count
 
 
 def _hub_url(task: Task) -> str:
