@@ -17,7 +17,7 @@ def mounted(folder: Path, kind: str, size: str) -> Iterator[Path]:
     where = folder / kind
     where.mkdir(parents=True)
     if kind == "tmpfs":
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", where]
+        command: list[str | Path] = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", where]
     else:
         image = folder / f"{kind}.img"
         subprocess.run(["truncate", "-s", size, image], check=True)
