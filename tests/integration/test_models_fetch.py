@@ -161,9 +161,11 @@ def test_retry_after_is_honoured(
 def test_a_server_that_serves_few_connections_is_not_pressed(hub: FaultyHub, path: Path, root: Path) -> None:
     # R23
     slots = threading.Semaphore(2)
+    refused: list[float] = []
 
     def limited(request: Handler) -> bool:
         if not slots.acquire(blocking=False):
+            refused.append(time.monotonic())
             return request.refuse(503, {"Retry-After": "1"})
         try:
             start, end = request.asked or (0, 0)
@@ -181,6 +183,8 @@ def test_a_server_that_serves_few_connections_is_not_pressed(hub: FaultyHub, pat
     hub.cdn_fault = big_only(limited)
     fetch_all(path, root, quick(hub.url))
     assert_right(root)
+    # Four connections were tried at first.
+    assert 2 <= len(refused) <= 3
 
 
 def test_a_stalled_connection_is_left_and_the_rest_asked_for_again(
@@ -249,8 +253,9 @@ def test_a_server_that_changes_its_mind_makes_it_start_over(
         if start:
             seen.append(start)
         if fault == "etag":
-            # The first answer is of another version than all the others.
-            request.serve(etag="zero" if not seen else "one")
+            # What comes first is of another version than all the rest.
+            content = request.content if seen else b"Y" + request.content[1:]
+            request.serve(etag="one" if seen else "zero", content=content)
         elif fault == "ignores ranges from now on" and seen:
             request.asked = None
             request.serve()
