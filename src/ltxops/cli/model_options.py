@@ -22,7 +22,14 @@ Parsers = Iterable[argparse.ArgumentParser]
 
 
 def add_options(
-    *, manifest: Parsers, profile: Parsers, root: Parsers, hub: Parsers, jobs: Parsers, disk: Parsers
+    *,
+    manifest: Parsers,
+    profile: Parsers,
+    root: Parsers,
+    hub: Parsers,
+    jobs: Parsers,
+    network: Parsers,
+    disk: Parsers,
 ) -> None:
     """Add each group of options to the commands that have it."""
     for command in manifest:
@@ -36,11 +43,24 @@ def add_options(
             "--root", type=Path, required=True, metavar="DIR", help="ComfyUI's models folder"
         )
     for command in hub:
-        command.add_argument("--hub", metavar="URL", help="default: HF_ENDPOINT, else https://huggingface.co")
+        command.add_argument(
+            "--hub",
+            action="append",
+            metavar="URL",
+            help="default: HF_ENDPOINT, else https://huggingface.co; given again, a mirror to ask next",
+        )
         command.add_argument("--hf-token-file", type=Path, metavar="FILE", help="instead of HF_TOKEN")
     for command in jobs:
         command.add_argument(
-            "--jobs", type=_positive, default=4, metavar="N", help="files at a time, default: 4"
+            "--jobs", type=_positive, default=4, metavar="N", help="files to hash at a time, default: 4"
+        )
+    for command in network:
+        command.add_argument(
+            "--connections",
+            type=_positive,
+            default=32,
+            metavar="N",
+            help="at most so many connections; fewer where more bring nothing, default: 32",
         )
     for command in disk:
         command.add_argument(
@@ -93,8 +113,8 @@ def hub_maker(args: argparse.Namespace) -> "Callable[[], Hub]":
         from ltxops.models.hub import Hub
 
         if not made:
-            url = args.hub or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-            made.append(Hub(url, token))
+            first, *mirrors = args.hub or [os.environ.get("HF_ENDPOINT") or "https://huggingface.co"]
+            made.append(Hub(first, token, mirrors=mirrors))
         return made[0]
 
     return make

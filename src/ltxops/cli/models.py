@@ -52,6 +52,7 @@ def register(nouns: Subparsers) -> None:
         root=(plan, sync, verify, status),
         hub=(plan, sync, lock),
         jobs=(plan, sync, verify, lock),
+        network=(sync,),
         disk=(plan, sync),
     )
     lock.add_argument("--profile", metavar="NAME", help="lock only the models of this profile, default: all")
@@ -95,7 +96,7 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _sync(args: argparse.Namespace) -> int:
-
+    from ltxops.models.limits import Limits
     from ltxops.models.progress import display
     from ltxops.models.store import Store
     from ltxops.models.sync import sync
@@ -110,10 +111,12 @@ def _sync(args: argparse.Namespace) -> int:
         jobs=args.jobs,
         wait_seconds=args.wait,
         show=display(),
+        limits=Limits(connections=args.connections),
     )
     text = (
         f"profile {args.profile}: {len(report.fetched)} files fetched "
         f"({format_bytes(report.bytes_fetched)}), "
+        f"{len(report.shared)} shared, {len(report.cached)} from the Hugging Face cache, "
         f"{len(report.adopted)} adopted, {report.present} were present; all proven, {report.seconds:.1f} s"
     )
     emit(args, {"ok": True, "profile": args.profile, **vars(report)}, text)

@@ -1,128 +1,213 @@
-"""Bringing one file from the hub: hashed while it is written, bounded, and resumed after a kill."""
+"""Bringing files from the hub: many ranges at a time, hashed while they arrive, resumed after a kill.
+
+A thread for each connection brings ranges of the files that are open (`transfer`); a thread for each open
+file hashes what has come and places the file (`follow`); the calling thread opens files in order, decides how
+many connections pay, and shows how far everything is.
+"""
 
 import errno
-import io
-import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ltxops.errors import DiskFull, IntegrityError, LtxopsError
-from ltxops.models.lock import LockedFile
+from ltxops.errors import AccessDenied, BadInput, DiskFull, IntegrityError, LtxopsError
+from ltxops.models import part as parts
+from ltxops.models.arrival import Arrival
+from ltxops.models.board import Board
+from ltxops.models.connection import Lines
+from ltxops.models.follow import Stopped, follow
+from ltxops.models.hub import Hub
+from ltxops.models.limits import Limits
+from ltxops.models.part import PartFile
 from ltxops.models.plan import Wanted
+from ltxops.models.progress import Display
 from ltxops.models.proof import Digest
+from ltxops.models.transfer import Worker
 from ltxops.units import format_bytes
 
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
-
-    from ltxops.models.hub import Hub
-
-_CHUNK_BYTES = 4 * 1024 * 1024
-
-
-class Stopped(LtxopsError):
-    """The run is ending because another file failed; what has arrived of this one stays for the next run."""
+_TICK_SECONDS = 0.1
+#: How long a rate is measured, from when all connections bring bytes or that became unlikely.
+_MEASURE_SECONDS = 0.3
+_FIRST_BYTES_SECONDS = 1.5
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class PartFile(io.BufferedWriter):
-    """The file that bytes arrive in. What an earlier run left in it is hashed and counts as arrived.
+class Fetch:
+    """One run over `files`, in their order. `part_of` names where a file arrives, `place` takes it proven.
 
-    It takes no byte beyond the promised size, however much a server sends.
+    `place` is called from several threads, with the part synced to disk, and must take the part away.
     """
 
     def __init__(
-        self, path: Path, promised: LockedFile, arrived: Callable[[int], None], stop: threading.Event
+        self,
+        hub: Hub,
+        files: list[Wanted],
+        limits: Limits,
+        show: Display,
+        *,
+        part_of: Callable[[Wanted], Path],
+        place: Callable[[Wanted, Path, Digest, str], None],
     ) -> None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        raw = io.FileIO(descriptor, "r+b")
-        super().__init__(raw)
-        self.digest = Digest(promised)
-        self._promised = promised
-        self._arrived = arrived
-        self._stop = stop
-        while self.digest.size < promised.size and (chunk := raw.read(_CHUNK_BYTES)):
-            self.digest.update(chunk[: promised.size - self.digest.size])
-        raw.seek(self.digest.size)
-        raw.truncate()
-        #: How many bytes an earlier run had left.
-        self.resumed = self.digest.size
+        self._show = show
+        self._limits = limits
+        self._part_of = part_of
+        self._place = place
+        lock = threading.Lock()
+        arrivals = [Arrival(item, hub.chain, threading.Condition(lock)) for item in files]
+        self._board = Board(arrivals, limits.connections, lock)
+        self._lines: list[Lines] = []
+        self._threads: list[threading.Thread] = []
+        self._failures: list[BaseException] = []
+        self._shown_guard = threading.Lock()
+        self._shown: dict[Arrival, int] = {}
 
-    def write(self, data: "ReadableBuffer", /) -> int:
-        """Write and hash the next bytes. Raises IntegrityError beyond the promised size."""
-        if self._stop.is_set():
-            raise Stopped("stopped")
-        view = memoryview(data)
-        if self.digest.size + view.nbytes > self._promised.size:
-            raise IntegrityError(
-                f"{self._promised.path}: the hub sent more than the {self._promised.size} bytes promised; "
-                "the file was rejected: check that the hub is the right one"
-            )
-        written = super().write(view)
-        self.digest.update(view)
-        self._arrived(view.nbytes)
-        return written
+    @property
+    def arrived(self) -> int:
+        """Bytes that came over the network, those left out that came a second time."""
+        return self._board.arrived
 
-    def restart(self) -> None:
-        """Forget all that has arrived."""
-        self.seek(0)
-        self.truncate()
-        self.resumed = 0
+    def run(self) -> None:
+        """Bring all files. What is wrong with one file stops only that one; anything else stops the run.
 
-    def seek(self, target: int, whence: int = io.SEEK_SET, /) -> int:
-        """Move to the start, for a download that starts over, or stay at the end."""
-        if whence != io.SEEK_SET or target not in (0, self.digest.size):
-            raise ValueError(f"seek to {target}: bytes are hashed in order")
-        if target == 0 and self.digest.size:
-            self._arrived(-self.digest.size)
-            self.digest.restart()
-        return super().seek(target)
+        Raises the first error once all threads have ended; files that were finished stay.
+        """
+        board = self._board
+        meter = _Meter(board)
+        try:
+            while board.unfinished():
+                self._open_files()
+                self._start_workers()
+                with board.lock:
+                    board.done.wait(_TICK_SECONDS)
+                meter.tick(time.monotonic())
+                self._show_progress()
+        finally:
+            board.stop()
+            for lines in self._lines:
+                lines.hang_up()
+            for thread in self._threads:
+                thread.join()
+            self._show_progress()
+        self._raise_failures()
+
+    def _open_files(self) -> None:
+        while (arrival := self._board.next_to_open()) is not None:
+            self._start(self._bring, arrival)
+
+    def _start_workers(self) -> None:
+        for _ in range(self._board.missing_workers()):
+            lines = Lines(self._limits.stall_seconds)
+            self._lines.append(lines)
+            self._start(Worker(self._board, lines).run)
+
+    def _start(self, call: Callable[..., None], *arguments: object) -> None:
+        def guarded() -> None:
+            try:
+                call(*arguments)
+            except BaseException as error:  # noqa: BLE001
+                self._fail(error)
+
+        thread = threading.Thread(target=guarded, name="fetch")
+        self._threads.append(thread)
+        thread.start()
+
+    def _bring(self, arrival: Arrival) -> None:
+        """Take one file from its opening to its place."""
+        item = arrival.item
+        path = self._part_of(item)
+        try:
+            digest = self._receive(arrival, path)
+            self._place(item, path, digest, arrival.hubs[0].url)
+            self._show.finish(item.dest, item.file.size)
+        except IntegrityError as error:
+            parts.remove(path)
+            self._fail(error)
+        except OSError as error:
+            self._fail(_explained(error, item, path))
+        except Exception as error:  # noqa: BLE001
+            self._fail(error)
+        finally:
+            self._board.leave(arrival)
+
+    def _receive(self, arrival: Arrival, path: Path) -> Digest:
+        """Return the digest of a file that has arrived, is proven and synced to disk."""
+        part = PartFile(path, arrival.item.file)
+        try:
+            here = part.spans.total
+            self._show.start(arrival.item.dest, arrival.size, here)
+            with self._shown_guard:
+                self._shown[arrival] = here
+            self._board.opened(arrival, part)
+            digest = follow(self._board, arrival, part)
+            part.sync()
+            return digest
+        finally:
+            self._board.close(arrival)
+            self._show_progress()
+            with self._shown_guard:
+                self._shown.pop(arrival, None)
+            part.close()
+
+    def _fail(self, error: BaseException) -> None:
+        """Note what went wrong. A bad file or a closed gate concerns one file; anything else, all of them."""
+        if isinstance(error, Stopped):
+            return
+        self._failures.append(error)
+        if not isinstance(error, IntegrityError | AccessDenied | BadInput):
+            self._board.stop()
+
+    def _raise_failures(self) -> None:
+        if not self._failures:
+            return
+        first = next((error for error in self._failures if not isinstance(error, LtxopsError)), None)
+        if first is not None:
+            raise first
+        error = self._failures[0]
+        others = f" ({len(self._failures) - 1} more files failed)" if len(self._failures) > 1 else ""
+        raise type(error)(f"{error}{others}") from error
+
+    def _show_progress(self) -> None:
+        with self._shown_guard:
+            for arrival, shown in self._shown.items():
+                now = arrival.spans.total
+                if now != shown:
+                    self._show.advance(arrival.item.dest, now - shown)
+                    self._shown[arrival] = now
 
 
-def fetch(
-    hub: "Hub", wanted: Wanted, path: Path, arrived: Callable[[int], None], stop: threading.Event
-) -> Digest:
-    """Bring a file to `path`, proven and synced to disk; return its digest.
+class _Meter:
+    """Measures what the connections bring and lets the board's pace decide how many there should be."""
 
-    `arrived` is told the bytes as they come, less than 0 when some have to come again. Raises IntegrityError
-    (with nothing left at `path`), DiskFull, and what `Hub.download` raises (with what has arrived left for
-    the next run).
-    """
-    try:
-        with PartFile(path, wanted.file, arrived, stop) as part:
-            problem = _download(hub, wanted, part)
-            if problem and part.resumed:
-                # The beginning came from an earlier run, so it may be that which is bad.
-                part.restart()
-                problem = _download(hub, wanted, part)
-            if problem is None:
-                part.flush()
-                os.fsync(part.fileno())
-                return part.digest
-    except IntegrityError:
-        path.unlink(missing_ok=True)
-        raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(
-                f"the disk of {path.parent} filled up while {wanted.dest} arrived "
-                f"({format_bytes(wanted.file.size)}); "
-                "free some space and run again: finished files are intact"
-            ) from error
-        raise
-    path.unlink(missing_ok=True)
-    raise IntegrityError(
-        f"{wanted.dest}: what {hub.url} sent for {wanted.repo} {wanted.file.path} {problem}; it was thrown "
-        "away: run again, and if it stays so ask another hub with --hub or check models.lock.yaml"
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._changed = time.monotonic()
+        self._start: float | None = None
+        self._bytes = 0
+
+    def tick(self, now: float) -> None:
+        """Look at the board; decide when enough has been measured."""
+        board = self._board
+        with board.lock:
+            if self._start is None:
+                # New connections need a while before they show what they bring.
+                if board.served() >= board.pace.connections or now - self._changed >= _FIRST_BYTES_SECONDS:
+                    self._start, self._bytes = now, board.arrived
+                return
+            if now - self._start < _MEASURE_SECONDS or not board.unclaimed():
+                return
+            before = board.pace.connections
+            after = board.pace.decide((board.arrived - self._bytes) / (now - self._start))
+            self._start, self._bytes = (now, board.arrived) if after == before else (None, 0)
+            self._changed = now
+
+
+def _explained(error: OSError, item: Wanted, path: Path) -> Exception:
+    if error.errno not in _DISK_FULL:
+        return error
+    full = DiskFull(
+        f"the disk of {path.parent} filled up while {item.dest} arrived ({format_bytes(item.file.size)}); "
+        "free some space and run again: finished files are intact"
     )
-
-
-def _download(hub: "Hub", wanted: Wanted, part: PartFile) -> str | None:
-    try:
-        hub.download(wanted.repo, wanted.revision, wanted.file, part)
-    except OSError as error:
-        # http_get reports a complete answer of the wrong length as an OSError without a number.
-        if error.errno is not None:
-            raise
-    return part.digest.mismatch()
+    full.__cause__ = error
+    return full

@@ -12,9 +12,11 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from ltxops.errors import BadInput, Busy
+from ltxops.models import blocks, journal
 from ltxops.models.durable import sync_folder
 from ltxops.models.ledger import Ledger, Proof
 from ltxops.models.manifest import STATE_FOLDER
@@ -112,21 +114,28 @@ class Store:
 
     def part(self, wanted: Wanted) -> Path:
         """Return where a file arrives: one name for each content, so that a rerun finds it."""
-        identity = "\0".join((wanted.dest, wanted.repo, wanted.revision, wanted.file.path, str(wanted.file)))
-        name = wanted.dest.rsplit("/", 1)[-1][:100]
+        file = wanted.file
+        identity = f"{file.size} {file.sha256 or file.git_blob or file.path}"
+        name = file.path.rsplit("/", 1)[-1][:100]
         return self.incoming / f"{name}.{hashlib.sha256(identity.encode()).hexdigest()[:16]}.part"
 
     def arrived_bytes(self, wanted: Wanted) -> int:
         """Return how much of a file an earlier run has left in `incoming`."""
+        found = journal.read(self.part(wanted), wanted.file)
+        return found[0].total if found else 0
+
+    def reserved_bytes(self, wanted: Wanted) -> int:
+        """Return how much of the disk a file has taken already, though its bytes may not be there yet."""
         try:
-            return min(self.part(wanted).stat().st_size, wanted.file.size)
+            return min(self.part(wanted).stat().st_blocks * 512, wanted.file.size)
         except FileNotFoundError:
             return 0
 
     def sweep(self, keep: Collection[Path]) -> None:
-        """Remove what earlier runs left in `incoming` and nobody waits for."""
+        """Remove what earlier runs left in `incoming`, but the parts `keep` and their journals."""
+        kept = {*keep, *map(journal.journal_of, keep)}
         for path in self.incoming.iterdir():
-            if path not in keep:
+            if path not in kept:
                 path.unlink()
 
     def adopt(self, wanted: Wanted) -> str | None:
@@ -143,20 +152,61 @@ class Store:
         return None
 
     def remove(self, wanted: Wanted) -> None:
-        """Take a bad file away from under its final name."""
+        """Take a bad file away from under its final name.
+
+        A hard link of it is as bad, though its proof may still cover it: that proof goes as well.
+        """
         path = self.root / wanted.dest
+        inode = path.stat().st_ino
         path.unlink(missing_ok=True)
         sync_folder(path.parent)
+        for dest in [dest for dest, proof in list(self.ledger.files.items()) if proof.inode == inode]:
+            self.ledger.forget(dest)
         self.ledger.forget(wanted.dest)
+
+    def share(self, wanted: Wanted) -> tuple[str, str] | None:
+        """Place a file by sharing the content of one that is proven; return that one and how, or None."""
+        for dest, proof in list(self.ledger.files.items()):
+            stat = self._stat(dest)
+            if wanted.file.sha256 is None or not proof.proves(wanted.file):
+                continue
+            if dest == wanted.dest or stat is None or not proof.covers(stat):
+                continue
+            target = self.part(wanted).with_suffix(".shared")
+            target.unlink(missing_ok=True)
+            how = blocks.share(self.root / dest, target)
+            if (stat := self._stat(dest)) is None or not proof.covers(stat):
+                # It was changed meanwhile, so what was shared may be the change.
+                target.unlink()
+                continue
+            self._rename(wanted, target)
+            placed = (self.root / wanted.dest).stat()
+            self.ledger.prove(
+                wanted.dest,
+                replace(
+                    proof,
+                    mtime_ns=placed.st_mtime_ns,
+                    inode=placed.st_ino,
+                    repo=wanted.repo,
+                    revision=wanted.revision,
+                ),
+            )
+            return dest, how
+        return None
 
     def place(self, wanted: Wanted, part: Path, digest: Digest, source: str) -> None:
         """Give a proven file, already synced to disk, its final name, and record the proof."""
+        self._rename(wanted, part)
+        journal.journal_of(part).unlink(missing_ok=True)
+        proof = _proof(wanted, (self.root / wanted.dest).stat(), digest, source)
+        self.ledger.prove(wanted.dest, proof)
+
+    def _rename(self, wanted: Wanted, part: Path) -> None:
         final = self.root / wanted.dest
         final.parent.mkdir(parents=True, exist_ok=True)
         self.check([wanted.dest])
         part.replace(final)
         sync_folder(final.parent)
-        self.ledger.prove(wanted.dest, _proof(wanted, final.stat(), digest, source))
 
     def _stat(self, dest: str) -> os.stat_result | None:
         try:

@@ -3,24 +3,27 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ltxops.errors import AccessDenied, BadInput, IntegrityError, LtxopsError
 from ltxops.models.durable import disk_errors_explained
-from ltxops.models.fetch import Stopped, fetch
+from ltxops.models.limits import Limits
+from ltxops.models.local import share, split_twins, take_cached
 from ltxops.models.lock import LockedModel
 from ltxops.models.manifest import Model
+from ltxops.models.order import fetch_order
 from ltxops.models.plan import Space, State, Wanted, wanted_files
 from ltxops.models.progress import Display
-from ltxops.models.proof import digest_of
+from ltxops.models.proof import Digest, digest_of
 from ltxops.models.store import Store
 from ltxops.units import format_bytes
 
 if TYPE_CHECKING:
     from ltxops.models.hub import Hub
 
+_USUAL = Limits()
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -32,6 +35,8 @@ class Report:
     fetched: list[str] = field(default_factory=list)
     adopted: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    shared: list[str] = field(default_factory=list)
+    cached: list[str] = field(default_factory=list)
     present: int = 0
     bytes_fetched: int = 0
     seconds: float = 0.0
@@ -68,9 +73,8 @@ def make_plan(
         files, _ = wanted_files(models, locked, known)
     store.check(item.dest for item in files)
     states = store.inspect(files)
-    return Plan(
-        states, _space(store, [item for item, state in states if _to_fetch(state)], states, reserve_bytes)
-    )
+    missing, _ = split_twins(item for item, state in states if _to_fetch(state))
+    return Plan(states, _space(store, missing, states, reserve_bytes))
 
 
 def sync(
@@ -83,6 +87,7 @@ def sync(
     jobs: int,
     wait_seconds: float,
     show: Display,
+    limits: Limits = _USUAL,
 ) -> Report:
     """Bring the root to what `models` need: adopt what is right, remove what is wrong, fetch what is missing.
 
@@ -103,10 +108,10 @@ def sync(
             files, _ = wanted_files(models, locked, store.ledger.resolved)
         store.check(item.dest for item in files)
         missing = _settle(store, files, jobs, report, show)
-        store.sweep({store.part(item) for item in missing})
         if missing:
-            _space(store, missing, (), reserve_bytes).require(str(store.root))
-            _fetch_all(store, hub(), missing, jobs, report, show)
+            _get(store, hub, missing, reserve_bytes, limits, report, show)
+        else:
+            store.sweep(())
     report.seconds = round(time.monotonic() - begin, 3)
     return report
 
@@ -141,6 +146,10 @@ def _destinations(models: Iterable[Model]) -> Iterator[str]:
         yield model.destination(model.file) if model.file is not None else model.dest
 
 
+def _to_hash(state: State) -> bool:
+    return state is State.UNPROVEN
+
+
 def _to_fetch(state: State) -> bool:
     return state in (State.MISSING, State.WRONG, State.OUTDATED)
 
@@ -148,7 +157,7 @@ def _to_fetch(state: State) -> bool:
 def _space(
     store: Store, missing: list[Wanted], states: Iterable[tuple[Wanted, State]], reserve_bytes: int
 ) -> Space:
-    arriving = sum(item.file.size - store.arrived_bytes(item) for item in missing)
+    arriving = sum(item.file.size - store.reserved_bytes(item) for item in missing)
     # A file of the wrong size goes before its replacement comes, so its space counts as free.
     freed = sum(
         (store.root / item.dest).stat().st_blocks * 512 for item, state in states if state is State.WRONG
@@ -159,18 +168,14 @@ def _space(
 def _settle(store: Store, files: list[Wanted], jobs: int, report: Report, show: Display) -> list[Wanted]:
     """Prove or remove what is there already; return what has to be fetched."""
     states = store.inspect(files)
-    report.present = sum(state is State.PRESENT for _, state in states)
-    unproven = [item for item, state in states if state is State.UNPROVEN]
     bad: set[str] = set()
-    if unproven:
+    hashed: set[str] = set()
+    # Once more when a bad file took the proof of its hard links with it.
+    while unproven := [item for item, state in states if _to_hash(state) and item.dest not in hashed]:
         show.note(f"hashing {len(unproven)} files that are there already")
-    for item, problem in _parallel(jobs, unproven, store.adopt):
-        if problem is None:
-            report.adopted.append(item.dest)
-            show.note(f"adopted  {item.dest} ({format_bytes(item.file.size)}, its hash is right)")
-        else:
-            bad.add(item.dest)
-            show.note(f"removed  {item.dest}: it {problem}")
+        bad |= _adopt(store, unproven, jobs, report, show)
+        hashed |= {item.dest for item in unproven}
+        states = store.inspect(files)
     for item, state in states:
         if state is State.WRONG:
             found = (store.root / item.dest).stat().st_size
@@ -178,63 +183,74 @@ def _settle(store: Store, files: list[Wanted], jobs: int, report: Report, show: 
             bad.add(item.dest)
             show.note(f"removed  {item.dest}: it has {found} bytes, promised were {item.file.size}")
     report.removed = [item.dest for item in files if item.dest in bad]
+    report.present = sum(state is State.PRESENT for _, state in states) - len(report.adopted)
     return [item for item, state in states if _to_fetch(state) or item.dest in bad]
 
 
-def _fetch_all(
-    store: Store, hub: "Hub", missing: list[Wanted], jobs: int, report: Report, show: Display
+def _adopt(store: Store, unproven: list[Wanted], jobs: int, report: Report, show: Display) -> set[str]:
+    """Hash files that are there; return the destinations of those that were bad, and are gone."""
+    bad: set[str] = set()
+    for item, problem in _parallel(jobs, unproven, store.adopt):
+        if problem is None:
+            report.adopted.append(item.dest)
+            show.note(f"adopted  {item.dest} ({format_bytes(item.file.size)}, its hash is right)")
+        else:
+            bad.add(item.dest)
+            show.note(f"removed  {item.dest}: it {problem}")
+    return bad
+
+
+def _get(
+    store: Store,
+    hub: "Callable[[], Hub]",
+    missing: list[Wanted],
+    reserve_bytes: int,
+    limits: Limits,
+    report: Report,
+    show: Display,
 ) -> None:
+    """Bring what is missing: the cheapest way first, the network last."""
+    wanted, twins = split_twins(share(store, fetch_order(missing), report.shared, show))
+    # Reflinks take no space, so they come before the question whether there is enough.
+    wanted = take_cached(store, wanted, report.cached, show, copy=False)
+    store.sweep({store.part(item) for item in wanted})
+    _space(store, wanted, (), reserve_bytes).require(str(store.root))
+    wanted = take_cached(store, wanted, report.cached, show, copy=True)
+    try:
+        if wanted:
+            _fetch_all(store, hub(), wanted, limits, report, show)
+    finally:
+        # A twin that was not placed is what the error is about.
+        share(store, twins, report.shared, show)
+
+
+def _fetch_all(
+    store: Store, hub: "Hub", missing: list[Wanted], limits: Limits, report: Report, show: Display
+) -> None:
+    # Imported when it is needed, as a warm sync needs no network.
+    from ltxops.models.fetch import Fetch
+    from ltxops.models.hub import forbidden_by_environment
+    from ltxops.models.refusals import offline
+
+    if forbidden_by_environment():
+        raise offline(hub.url)
     # One question a gated repository, so that a gate is met before hours of other downloads.
     gates = {item.repo: item for item in missing if item.gated}
     for item in gates.values():
         hub.check_access(item.repo, item.revision, item.file.path)
     show.expect(sum(item.file.size for item in missing), sum(store.arrived_bytes(item) for item in missing))
     guard = threading.Lock()
-    stop = threading.Event()
 
-    def bring(item: Wanted) -> None:
-        if stop.is_set():
-            raise Stopped("stopped")
-        part = store.part(item)
-        show.start(item.dest, item.file.size, store.arrived_bytes(item))
-
-        def arrived(count: int) -> None:
-            show.advance(item.dest, count)
-            with guard:
-                report.bytes_fetched += max(count, 0)
-
-        digest = fetch(hub, item, part, arrived, stop)
-        store.place(item, part, digest, hub.url)
+    def place(item: Wanted, part: Path, digest: Digest, source: str) -> None:
+        store.place(item, part, digest, source)
         with guard:
             report.fetched.append(item.dest)
-        show.finish(item.dest, item.file.size)
 
-    failures: list[LtxopsError] = []
-    with ThreadPoolExecutor(jobs, thread_name_prefix="fetch") as pool:
-        waiting = {pool.submit(bring, item) for item in missing}
-        try:
-            while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                failures += _failures(done, stop)
-        except BaseException:
-            stop.set()
-            raise
-    if failures:
-        others = f" ({len(failures) - 1} more files failed)" if len(failures) > 1 else ""
-        raise type(failures[0])(f"{failures[0]}{others}") from failures[0]
-
-
-def _failures(done: Iterable["Future[None]"], stop: threading.Event) -> Iterator[LtxopsError]:
-    """Yield what went wrong. A bad file or a closed gate concerns one file; anything else, all of them."""
-    for future in done:
-        error = future.exception()
-        if error is None or isinstance(error, Stopped):
-            continue
-        if not isinstance(error, IntegrityError | AccessDenied | BadInput):
-            stop.set()
-        if not isinstance(error, LtxopsError):
-            raise error
-        yield error
+    fetch = Fetch(hub, missing, limits, show, part_of=store.part, place=place)
+    try:
+        fetch.run()
+    finally:
+        report.bytes_fetched = fetch.arrived
 
 
 def _parallel(jobs: int, items: list[Item], work: Callable[[Item], Result]) -> list[tuple[Item, Result]]:

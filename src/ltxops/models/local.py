@@ -1,0 +1,67 @@
+"""Getting weights without the network: from a proven file of the same content, or the Hugging Face cache."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ltxops.models import hfcache
+from ltxops.models.plan import Wanted
+from ltxops.models.progress import Display
+from ltxops.models.store import Store
+from ltxops.units import format_bytes
+
+
+def split_twins(files: Iterable[Wanted]) -> tuple[list[Wanted], list[Wanted]]:
+    """Return the files to get, one for each content, and those that are the same content again."""
+    first: list[Wanted] = []
+    again: list[Wanted] = []
+    seen: set[tuple[str, int]] = set()
+    for item in files:
+        content = (item.file.sha256 or "", item.file.size)
+        (again if item.file.sha256 and content in seen else first).append(item)
+        seen.add(content)
+    return first, again
+
+
+def share(store: Store, files: list[Wanted], shared: list[str], show: Display) -> list[Wanted]:
+    """Place every file whose content is proven under another name; return the others."""
+    others = []
+    for item in files:
+        found = store.share(item)
+        if found is None:
+            others.append(item)
+        else:
+            twin, how = found
+            shared.append(item.dest)
+            show.note(f"shared   {item.dest} ({format_bytes(item.file.size)}, {how} of {twin})")
+    return others
+
+
+def take_cached(
+    store: Store, files: list[Wanted], cached: list[str], show: Display, *, copy: bool
+) -> list[Wanted]:
+    """Place every file that the Hugging Face cache has; return the others. Without `copy`: only reflinks."""
+    folder = hfcache.environment_folder()
+    return [item for item in files if not _take(store, folder, item, cached, show, copy=copy)]
+
+
+def _take(store: Store, folder: Path, item: Wanted, cached: list[str], show: Display, *, copy: bool) -> bool:
+    blob = hfcache.blob_of(folder, item)
+    if blob is None:
+        return False
+    target = store.part(item).with_suffix(".cached")
+    try:
+        blob.open("rb").close()
+    except OSError as error:
+        show.note(f"ignored  {blob} in the Hugging Face cache: {error.strerror}")
+        return False
+    digest = hfcache.take(blob, target, item, copy=copy)
+    if digest is None:
+        return False
+    if problem := digest.mismatch():
+        target.unlink()
+        show.note(f"ignored  {blob} in the Hugging Face cache: it {problem}")
+        return False
+    store.place(item, target, digest, "huggingface cache")
+    cached.append(item.dest)
+    show.note(f"cached   {item.dest} ({format_bytes(item.file.size)}, from {folder})")
+    return True

@@ -1,0 +1,127 @@
+"""Fetching to disks that are full, fill up, or cannot reserve space."""
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.integration.faulty_hub import MIB, FaultyHub, Handler, fetch_all, quick, write_manifest
+from tests.integration.mounts import mounted
+
+from ltxops.errors import DiskFull, NetworkError
+
+SIZE = 40 * MIB
+FILES = {"big.safetensors": os.urandom(SIZE), "small.json": b'{"a": 1}\n' * 5}
+BIG = "checkpoints/big.safetensors"
+
+
+@pytest.fixture
+def hub() -> Iterator[FaultyHub]:
+    with FaultyHub(FILES) as running:
+        yield running
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write_manifest(tmp_path, FILES)
+
+
+def fill(folder: Path) -> None:
+    """Take all the space that is left, as another program would."""
+    with (folder / "filler").open("wb", buffering=0) as stream:
+        try:
+            while True:
+                stream.write(b"x" * MIB)
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+
+
+def test_too_little_space_is_told_before_the_first_byte(hub: FaultyHub, path: Path, tmp_path: Path) -> None:
+    # R20
+    with mounted(tmp_path, "tmpfs", "32m") as root:
+        with pytest.raises(DiskFull, match=r"not enough disk .* short"):
+            fetch_all(path, root, quick(hub.url))
+        assert hub.requests == []
+
+
+def test_what_a_part_has_reserved_counts_as_space_that_is_there(
+    hub: FaultyHub, path: Path, tmp_path: Path
+) -> None:
+    # R20: the second run finds less free than the file is large, but the file has its blocks already.
+    with mounted(tmp_path, "tmpfs", "64m") as root:
+        hub.hub_fault = lambda request: hub.sent > 10 * MIB and request.refuse(500)
+        hub.cdn_fault = lambda request: hub.sent > 10 * MIB and request.refuse(500)
+        with pytest.raises(NetworkError):
+            fetch_all(path, root, quick(hub.url))
+        hub.hub_fault = hub.cdn_fault = None
+        before = hub.sent
+        report = fetch_all(path, root, quick(hub.url))
+        assert (root / BIG).read_bytes() == FILES["big.safetensors"]
+        assert report.bytes_fetched == hub.sent - before < SIZE
+
+
+def test_space_that_is_reserved_cannot_be_taken_by_others(hub: FaultyHub, path: Path, tmp_path: Path) -> None:
+    # R21
+    with mounted(tmp_path, "tmpfs", "64m") as root:
+        filled = threading.Event()
+
+        def fill_once(request: Handler) -> bool:
+            if not filled.is_set() and hub.sent > SIZE // 4:
+                filled.set()
+                fill(root)
+            return False
+
+        hub.cdn_fault = fill_once
+        fetch_all(path, root, quick(hub.url))
+        assert filled.is_set()
+        assert (root / BIG).read_bytes() == FILES["big.safetensors"]
+
+
+def test_a_disk_that_fills_up_while_bytes_are_written_loses_nothing(
+    hub: FaultyHub, path: Path, tmp_path: Path
+) -> None:
+    # R21: ext2 cannot reserve space.
+    with mounted(tmp_path, "ext2", "64M") as root:
+        filled = threading.Event()
+
+        def fill_once(request: Handler) -> bool:
+            if not filled.is_set() and hub.sent > SIZE // 4:
+                filled.set()
+                fill(root)
+            return False
+
+        hub.cdn_fault = fill_once
+        with pytest.raises(DiskFull, match=r"filled up .*finished files are intact|the disk is full"):
+            fetch_all(path, root, quick(hub.url))
+        assert filled.is_set()
+        assert not (root / BIG).exists()
+        (root / "filler").unlink()
+        fetch_all(path, root, quick(hub.url))
+        assert (root / BIG).read_bytes() == FILES["big.safetensors"]
+        assert (root / "checkpoints/small.json").read_bytes() == FILES["small.json"]
+        assert list((root / ".ltxops/incoming").iterdir()) == []
+
+
+def test_a_disk_that_fills_up_between_files_keeps_those_that_are_finished(tmp_path: Path) -> None:
+    # R21: four files are open at a time, so the space for the last ones is asked for when it is gone.
+    files = {f"file{number}.safetensors": os.urandom(9 * MIB) for number in range(6)}
+    path = write_manifest(tmp_path, files)
+    with mounted(tmp_path, "tmpfs", "80m") as root, FaultyHub(files) as hub:
+        filled = threading.Event()
+
+        def fill_once(request: Handler) -> bool:
+            if not filled.is_set():
+                filled.set()
+                fill(root)
+            return False
+
+        hub.cdn_fault = fill_once
+        with pytest.raises(DiskFull, match=r"filled up|the disk is full"):
+            fetch_all(path, root, quick(hub.url))
+        (root / "filler").unlink()
+        for file in (root / "checkpoints").glob("*"):
+            assert file.read_bytes() == files[file.name]
+        fetch_all(path, root, quick(hub.url))
+        assert {file.name: file.read_bytes() for file in (root / "checkpoints").iterdir()} == files

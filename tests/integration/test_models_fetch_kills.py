@@ -1,0 +1,97 @@
+"""SIGKILL at any moment: what a rerun has to fetch again, and what it leaves."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.integration.faulty_hub import MIB, FaultyHub, Handler, fetch_all, quick, write_manifest
+from tests.integration.models_support import clean_environment, command
+
+CONNECTIONS = 4
+
+
+def paced(request: Handler, seconds_each_mib: float) -> bool:
+    """Serve a range no faster than given, so that there is a middle to be killed in."""
+    start, end = request.asked or (0, len(request.content))
+    request.send_response(206)
+    request.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(request.content)}")
+    request.send_header("Content-Length", str(end - start))
+    request.end_headers()
+    for position in range(start, end, MIB):
+        request.body(request.content[position : min(end, position + MIB)])
+        time.sleep(seconds_each_mib)
+    return True
+
+
+def start_sync(path: Path, root: Path, hub: FaultyHub, home: Path) -> "subprocess.Popen[bytes]":
+    arguments = ("--manifest", path, "--profile", "all", "--root", root, "--hub", hub.url, "--reserve", "0")
+    return subprocess.Popen(
+        command("sync", *arguments, "--connections", str(CONNECTIONS)),
+        env=clean_environment(home),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def test_a_kill_costs_one_chunk_a_connection_at_most(tmp_path: Path) -> None:
+    # R17
+    files = {"big.safetensors": os.urandom(MIB) * 192}
+    path, root = write_manifest(tmp_path, files), tmp_path / "models"
+    size = len(files["big.safetensors"])
+    with FaultyHub(files, cdn_fault=lambda request: paced(request, 0.03)) as hub:
+        process = start_sync(path, root, hub, tmp_path / "home")
+        deadline = time.monotonic() + 30
+        while hub.sent < size // 2:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (root / "checkpoints").exists()
+        time.sleep(0.2)
+        hub.cdn_fault = None
+        fetch_all(path, root, quick(hub.url), connections=CONNECTIONS)
+        assert (root / "checkpoints/big.safetensors").read_bytes() == files["big.safetensors"]
+        assert list((root / ".ltxops/incoming").iterdir()) == []
+        twice = hub.sent - size
+        assert twice <= CONNECTIONS * 8 * MIB
+
+
+@pytest.fixture
+def seed() -> Iterator[int]:
+    value = int(os.environ.get("LTXOPS_SEED", random.randrange(10**6)))
+    print(f"LTXOPS_SEED={value}")
+    yield value
+
+
+def test_twenty_kills_at_random_moments_end_in_right_files(tmp_path: Path, seed: int) -> None:
+    # R17, R26
+    chance = random.Random(seed)
+    files = {f"file{number}.safetensors": chance.randbytes(3 * MIB + number) for number in range(8)}
+    files |= {"large.safetensors": chance.randbytes(24 * MIB), "twin.safetensors": b""}
+    files["twin.safetensors"] = files["file0.safetensors"]
+    path, root, home = write_manifest(tmp_path, files), tmp_path / "models", tmp_path / "home"
+    placed = root / "checkpoints"
+    kills = completed = 0
+    with FaultyHub(files, cdn_fault=lambda request: paced(request, 0.02)) as hub:
+        while kills < 20:
+            process = start_sync(path, root, hub, home)
+            time.sleep(chance.uniform(0.15, 0.7))
+            process.send_signal(signal.SIGKILL)
+            done = process.wait() == 0
+            for name in os.listdir(placed) if placed.exists() else []:  # noqa: PTH208
+                assert (placed / name).read_bytes() == files[name], f"{name} after kill {kills}"
+            kills += not done
+            if done:
+                # The next kills hit a run that has something to do.
+                completed += 1
+                for name in chance.sample(sorted(files), 6):
+                    (placed / name).unlink()
+        assert start_sync(path, root, hub, home).wait() == 0
+    print(f"{kills} kills, {completed} runs that were faster")
+    assert {path.name: path.read_bytes() for path in placed.iterdir()} == files
+    assert list((root / ".ltxops/incoming").iterdir()) == []
