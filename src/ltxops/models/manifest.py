@@ -22,7 +22,7 @@ STATE_FOLDER = ".ltxops"
 
 _OF_A_REPOSITORY = ("file", "files", "revision", "gated")
 _MODEL_KEYS = ("repo", "url", "path", "file", "files", "dest", "revision", "license", "gated")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 
 
 def path_problem(path: str) -> str | None:
@@ -148,7 +148,7 @@ def assemble(base: Manifest, profiles_value: Value, models: Mapping[str, Model])
     A profile that `base` has already is replaced by it and what the file says, together.
     """
     values = profiles_value.mapping()
-    known = {**base.profiles, **values}
+    known: dict[str, object] = {**base.profiles, **values}
     profiles = dict(base.profiles)
     for name, value in values.items():
         more, old = _profile(value, models, known), base.profiles.get(name, Profile((), ()))
@@ -164,7 +164,7 @@ def assemble(base: Manifest, profiles_value: Value, models: Mapping[str, Model])
 
 
 def _model(name: str, value: Value) -> Model:
-    if not _NAME.match(name):
+    if not MODEL_NAME.match(name):
         raise value.error("is not a model name: use letters, digits, '.', '_' and '-'")
     entries = value.mapping(_MODEL_KEYS, ("dest",))
     sources = [key for key in ("repo", "url", "path") if key in entries]
@@ -243,7 +243,7 @@ def _destination(value: Value, *, folder_only: bool) -> str:
     return dest
 
 
-def _profile(value: Value, models: Mapping[str, Model], profiles: Mapping[str, Value]) -> Profile:
+def _profile(value: Value, models: Mapping[str, Model], profiles: Mapping[str, object]) -> Profile:
     entries = value.mapping(("extends", "models"))
     if not entries:
         raise value.error("needs 'models', 'extends' or both")

@@ -18,8 +18,8 @@ PREFIX_BYTES = 8
 #: What readers of the format accept at most.
 LONGEST_HEADER_BYTES = 100_000_000
 
-_SUFFIX = ".safetensors"
-_PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle")
+SUFFIX = ".safetensors"
+PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle")
 _METADATA = "__metadata__"
 _TYPE_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,31}\Z")
 _BITS = {
@@ -45,13 +45,13 @@ class Header:
 def check_name(name: str) -> None:
     """Raise BadInput unless `name` ends like a safetensors file."""
     lower = name.lower()
-    if lower.endswith(_PICKLES):
+    if lower.endswith(PICKLES):
         raise BadInput(
             f"{name} is a pickle by its name: loading one runs whatever code is in it; take the .safetensors "
             "of the same weights"
         )
-    if not lower.endswith(_SUFFIX):
-        raise BadInput(f"{name} does not end in {_SUFFIX}; nothing else is added")
+    if not lower.endswith(SUFFIX):
+        raise BadInput(f"{name} does not end in {SUFFIX}; nothing else is added")
 
 
 def header_bytes(start: bytes, size: int) -> int:
@@ -103,7 +103,7 @@ def _range(name: str, tensor: Any) -> tuple[int, int, str]:
         raise wrong
     if len(offsets) != 2 or offsets[0] > offsets[1]:
         raise wrong
-    # A type that came after this was written is taken as it is; that its bytes fit in is checked all the same.
+    # A type that came up after this was written is taken; that its bytes fit in is checked all the same.
     if kind in _BITS and math.prod(shape) * _BITS[kind] != (offsets[1] - offsets[0]) * 8:
         raise wrong
     return offsets[0], offsets[1], name

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from ltxops.errors import AccessDenied, BadInput, IntegrityError, LtxopsError
+from ltxops.models.direct import place_all
 from ltxops.models.durable import disk_errors_explained
 from ltxops.models.fetch import Stopped, fetch
 from ltxops.models.lock import LockedModel
@@ -83,10 +84,12 @@ def sync(
     jobs: int,
     wait_seconds: float,
     show: Display,
+    sweep: bool = True,
 ) -> Report:
     """Bring the root to what `models` need: adopt what is right, remove what is wrong, fetch what is missing.
 
-    `hub` is called only when the network is needed. Raises the errors of ltxops; what was finished before
+    `hub` is called only when the network is needed. Parts of files that `models` do not have go, unless
+    `sweep` is off. Raises the errors of ltxops; what was finished before
     stays.
     """
     begin = time.monotonic()
@@ -103,10 +106,13 @@ def sync(
             files, _ = wanted_files(models, locked, store.ledger.resolved)
         store.check(item.dest for item in files)
         missing = _settle(store, files, jobs, report, show)
-        store.sweep({store.part(item) for item in missing})
+        if sweep:
+            store.sweep({store.part(item) for item in missing})
         if missing:
             _space(store, missing, (), reserve_bytes).require(str(store.root))
-            _fetch_all(store, hub(), missing, jobs, report, show)
+            if from_hub := [item for item in missing if item.repo]:
+                _fetch_all(store, hub(), from_hub, jobs, report, show)
+            place_all(store, [item for item in missing if not item.repo], report, show)
     report.seconds = round(time.monotonic() - begin, 3)
     return report
 
