@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ltxops.errors import CheckFailed, DiskFull, IntegrityError, LtxopsError
 from ltxops.models.addresses import shown
-from ltxops.models.plan import Wanted
+from ltxops.models.durable import disk_errors_explained
+from ltxops.models.plan import Space, Wanted
 from ltxops.models.progress import Display
 from ltxops.models.proof import Digest
 from ltxops.models.store import Store
@@ -67,6 +68,23 @@ def place(store: Store, item: Wanted, show: Display) -> tuple[Wanted, int]:
     store.place(known, part, digest, item.url or str(item.path))
     show.finish(item.dest, item.file.size)
     return known, came
+
+
+def place_unproven(
+    store: Store, item: Wanted, *, reserve_bytes: int, wait_seconds: float, show: Display
+) -> str:
+    """Bring and place a file of which nobody knows the hash; return the sha256 of what came.
+
+    Raises Busy, DiskFull before the first byte when there is no room, and what `bring` raises.
+    """
+    store.prepare()
+    with disk_errors_explained(store.root), store.exclusive(wait_seconds), show:
+        Space(item.file.size - store.arrived_bytes(item), reserve_bytes, store.free_bytes()).require(
+            str(store.root)
+        )
+        show.expect(item.file.size, store.arrived_bytes(item))
+        known, _ = place(store, item, show)
+    return str(known.file.sha256)
 
 
 def bring(wanted: Wanted, part: Path, arrived: Arrived) -> Digest:

@@ -86,24 +86,33 @@ def load(manifest: Manifest, *, fitting: bool = True) -> dict[str, LockedModel]:
     # Each lock speaks for its own manifest alone, whatever names are left over in the other.
     merged = {name: entry for name, entry in locked.items() if name not in manifest.local}
     merged |= {name: entry for name, entry in of_overlay.items() if name in manifest.local}
+    if fitting:
+        require_direct(manifest, merged)
+    return merged
+
+
+def require_direct(manifest: Manifest, locked: Mapping[str, LockedModel]) -> None:
+    """Raise BadInput for a file of no repository that is not locked: no hub can say what it is."""
     for name, model in manifest.models.items():
-        if fitting and not model.repo and name not in merged:
+        if not model.repo and (name not in locked or not locked[name].fits(model)):
+            main, local = lock_paths(manifest)
             raise BadInput(
                 f"{local if name in manifest.local else main}: model '{name}' from {model.source} is not "
                 "locked, so nothing says what its bytes must be; remove it there and add it again with "
                 "`ltxops models add`"
             )
-    return merged
 
 
-def leftovers(manifest: Manifest) -> dict[Path, list[str]]:
-    """Return the names in each lock that its manifest does not have (any more)."""
+def leftovers(manifest: Manifest) -> list[str]:
+    """Return the names in the locks that their manifests do not have (any more)."""
     main, local = lock_paths(manifest)
     own = {main: manifest.models.keys() - manifest.local, local: manifest.local}
-    return {
-        path: [name for name in _load_one(path, manifest, fitting=False) if name not in names]
+    return [
+        name
         for path, names in own.items()
-    }
+        for name in _load_one(path, manifest, fitting=False)
+        if name not in names
+    ]
 
 
 def _load_one(path: Path, manifest: Manifest, fitting: bool) -> dict[str, LockedModel]:
@@ -131,6 +140,14 @@ def save(path: Path, locked: Mapping[str, LockedModel], order: Manifest) -> None
     body = yaml.dump({"version": 1, "models": models}, Dumper=_Dumper, sort_keys=False, explicit_start=True)
     manifest = path.name.replace(".lock.yaml", ".yaml")
     write_text(path, _HEADER.format(manifest=manifest) + body)
+
+
+def save_both(manifest: Manifest, locked: Mapping[str, LockedModel]) -> None:
+    """Write the lock of the manifest, and that of its overlay where there is one."""
+    main, local = lock_paths(manifest)
+    save(main, {name: entry for name, entry in locked.items() if name not in manifest.local}, manifest)
+    if manifest.local:
+        save(local, {name: entry for name, entry in locked.items() if name in manifest.local}, manifest)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -16,10 +16,11 @@ import yaml
 
 from ltxops.errors import BadInput
 from ltxops.models import lock, manifest
+from ltxops.models.destinations import conflict
 from ltxops.models.durable import write_text
 from ltxops.models.lock import LockedModel
 from ltxops.models.manifest import Manifest, Model, Profile, overlay_path
-from ltxops.models.strictyaml import Value
+from ltxops.models.strictyaml import Value, did_you_mean
 
 #: The overlay's profile that is part of every other.
 EVERYWHERE = "local"
@@ -38,9 +39,11 @@ def load(path: Path) -> Manifest:
     models_value, profiles_value = manifest.read_sections(overlay)
     values = models_value.mapping()
     models = manifest.read_models(models_value)
+    others = base
     for name, model in models.items():
-        if problem := clash(base, model):
+        if problem := clash(others, model):
             raise values[name].error(problem)
+        others = replace(others, models={**others.models, name: model})
     if EVERYWHERE in base.profiles and EVERYWHERE in profiles_value.mapping():
         raise profiles_value.error(f"profile '{EVERYWHERE}' is also in {path}; rename one of them")
     both = {**base.models, **models}
@@ -52,10 +55,23 @@ def clash(base: Manifest, model: Model) -> str | None:
     """Say why `model` cannot be added to `base`: its name or its place is taken."""
     if model.name in base.models:
         return f"model '{model.name}' is in {base.path} already; give this one another name"
-    place = model.dest if model.file is None else model.destination(model.file)
     for other in base.models.values():
-        if (model.file is None and place == other.dest) or (model.file is not None and _takes(other, place)):
-            return f"model '{other.name}' of {base.path} has the destination {place}; give this one another"
+        if problem := _collision(other, model):
+            return f"{problem}; give it another 'dest'"
+    return None
+
+
+def _collision(other: Model, model: Model) -> str | None:
+    """Say how two models get into each other's way, as far as their destinations are known."""
+    if model.file is not None and other.file is not None:
+        pairs = ((other.name, other.destination(other.file)), (model.name, model.destination(model.file)))
+        return conflict(pairs)
+    if model.file is None and other.file is None:
+        return f"'{other.name}' has the folder {model.dest}" if model.dest == other.dest else None
+    folder, single = (model, other) if model.file is None else (other, model)
+    place = single.destination(str(single.file))
+    if place.startswith(folder.dest) and folder.selects(place[len(folder.dest) :]):
+        return f"'{single.name}' goes to {place}, among the files of '{folder.name}'"
     return None
 
 
@@ -85,6 +101,15 @@ def add(path: Path, model: Model, entry: LockedModel, profiles: tuple[str, ...])
         return True
 
 
+def require_profiles(path: Path, names: tuple[str, ...]) -> None:
+    """Raise BadInput for a profile that neither the manifest at `path` nor its overlay has."""
+    known = load(path).profiles
+    for name in names:
+        if name != EVERYWHERE and name not in known:
+            hint = did_you_mean(name, known)
+            raise BadInput(f"{path}: profile '{name}' is not defined{hint} (defined: {', '.join(known)})")
+
+
 def check(path: Path, model: Model) -> None:
     """Raise BadInput when `model` cannot be added to the manifest at `path` and its overlay."""
     now = load(path)
@@ -92,12 +117,6 @@ def check(path: Path, model: Model) -> None:
         return
     if problem := clash(now, model):
         raise BadInput(problem)
-
-
-def _takes(other: Model, place: str) -> bool:
-    if other.file is not None:
-        return other.destination(other.file) == place
-    return place.startswith(other.dest) and other.selects(place[len(other.dest) :])
 
 
 def _with_everywhere(merged: Manifest, profiles_value: Value) -> Manifest:

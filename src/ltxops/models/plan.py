@@ -9,7 +9,7 @@ from ltxops.errors import BadInput, DiskFull
 from ltxops.models.destinations import conflict
 from ltxops.models.ledger import Proof
 from ltxops.models.lock import LockedFile, LockedModel
-from ltxops.models.manifest import Model
+from ltxops.models.manifest import Manifest, Model
 from ltxops.units import format_bytes
 
 
@@ -75,6 +75,24 @@ def wanted_files(
     if problem := conflict((item.model, item.dest) for item in files):
         raise BadInput(f"models: {problem}; change 'dest' of one of them in the manifest")
     return files, unknown
+
+
+def files_of_profiles(
+    wanted: Manifest,
+    names: Iterable[str],
+    locked: Mapping[str, LockedModel],
+    resolved: Mapping[str, LockedModel],
+) -> tuple[dict[str, list[Wanted]], list[Model]]:
+    """Return the files of each profile in `names`, and the models whose files nobody knows yet.
+
+    Profiles apart: two of them may want different files in one place. Raises BadInput as `wanted_files` does.
+    """
+    files: dict[str, list[Wanted]] = {}
+    unknown: dict[str, Model] = {}
+    for name in names:
+        files[name], missing = wanted_files(wanted.profile(name), locked, resolved)
+        unknown |= {model.name: model for model in missing}
+    return files, list(unknown.values())
 
 
 def state_of(wanted: Wanted, stat: os.stat_result | None, proof: Proof | None) -> State:

@@ -156,10 +156,8 @@ def _unchanged(path: Path, proof: Proof) -> bool:
 
 def _walk(real_root: Path, folder: str = "") -> Iterator[tuple[str, os.stat_result]]:
     """Yield all that is no folder, below the root, except what belongs to the store."""
-    try:
-        entries = sorted(os.scandir(real_root / folder), key=lambda entry: entry.name)
-    except FileNotFoundError:
-        return
+    with os.scandir(real_root / folder) as scan:
+        entries = sorted(scan, key=lambda entry: entry.name)
     for entry in entries:
         path = f"{folder}/{entry.name}".lstrip("/")
         if entry.is_dir(follow_symlinks=False):
@@ -180,15 +178,15 @@ def _kind(info: os.stat_result) -> str:
 
 def _parts(store: Store, real_root: Path, files: list[Wanted]) -> list[Item]:
     """Return what is in `incoming` for none of the files that are still to come."""
-    if store.incoming.is_symlink() or not store.incoming.is_dir():
+    folder = store.incoming.relative_to(store.root)
+    if not store.incoming.is_dir() or store.incoming.resolve() != real_root / folder:
         return []
     # Beside a part its journal may lie, which has the part's name and more.
     stems = tuple(store.part(item).stem for item, state in store.inspect(files) if state is not State.PRESENT)
-    folder = store.incoming.relative_to(store.root)
     found = [
-        _item(real_root, (folder / name).as_posix(), None)
-        for name in sorted(os.listdir(store.incoming))
-        if not name.startswith(stems)
+        _item(real_root, (folder / path.name).as_posix(), None)
+        for path in sorted(store.incoming.iterdir())
+        if not path.name.startswith(stems)
     ]
     return [item for item in found if item is not None]
 

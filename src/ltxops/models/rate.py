@@ -28,6 +28,16 @@ class Rate:
         """Return how long `count` bytes take."""
         return count / self.bytes_per_second
 
+    def estimate(self, count: int) -> str:
+        """Return how long `count` bytes take, in words that say where the rate is from."""
+        speed = f"{self.bytes_per_second / 1e6:.0f} MB/s"
+        how = {
+            "option": f"at the {speed} given",
+            "last sync": f"at {speed}, the rate of the last sync here",
+            "assumed": "at 1 Gbit/s (this host was never measured; --rate tells better)",
+        }
+        return f"about {in_words(self.seconds(count))} {how[self.source]}"
+
 
 def record(state: Path, count: int, seconds: float) -> None:
     """Remember in the folder `state` that `count` bytes came in `seconds`; a small count says nothing."""

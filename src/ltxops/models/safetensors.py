@@ -59,16 +59,21 @@ def header_bytes(start: bytes, size: int) -> int:
 
     Raises ValueError when it is no safetensors file.
     """
-    if start.startswith(b"PK\x03\x04") or (len(start) > 1 and start[0] == 0x80 and start[1] in range(1, 6)):
-        raise ValueError("is a pickle by its content: loading one runs whatever code is in it")
-    if start.lstrip()[:1] == b"<":
-        raise ValueError("is a web page, not a file; is the address that of the download, and open to all?")
     if len(start) < PREFIX_BYTES:
         raise ValueError(f"has {size} bytes, which is too short for a safetensors file")
     length = int.from_bytes(start[:PREFIX_BYTES], "little")
     if not 2 <= length <= LONGEST_HEADER_BYTES or length > size - PREFIX_BYTES:
-        raise ValueError(f"is no safetensors file: it begins with {start[:PREFIX_BYTES].hex()}")
+        raise ValueError(_what_else(start))
     return PREFIX_BYTES + length
+
+
+def _what_else(start: bytes) -> str:
+    """Say what a file is whose first bytes are no length of a header."""
+    if start.startswith(b"PK\x03\x04") or (start[0] == 0x80 and start[1] in range(1, 6)):
+        return "is a pickle by its content: loading one runs whatever code is in it"
+    if start.lstrip().startswith(b"<"):
+        return "is a web page, not a file; is the address that of the download, and open to all?"
+    return f"is no safetensors file: it begins with {start[:PREFIX_BYTES].hex()}"
 
 
 def parse_header(start: bytes, size: int) -> Header:

@@ -15,7 +15,6 @@ from ltxops.models.lock import LockedModel
 from ltxops.models.manifest import Model
 from ltxops.models.plan import Space, State, Wanted, wanted_files
 from ltxops.models.progress import Display
-from ltxops.models.proof import digest_of
 from ltxops.models.store import Store
 from ltxops.units import format_bytes
 
@@ -115,31 +114,6 @@ def sync(
             place_all(store, [item for item in missing if not item.repo], report, show)
     report.seconds = round(time.monotonic() - begin, 3)
     return report
-
-
-def verify(store: Store, files: list[Wanted], *, deep: bool, jobs: int) -> tuple[list[str], list[str]]:
-    """Return which files are missing or were never proven, and which are bad, each as destination and reason.
-
-    Without `deep`: one stat a file against its proof. With it: every file is hashed and compared.
-    """
-    missing, bad, to_hash = [], [], []
-    for item, state in store.inspect(files):
-        if state is State.MISSING:
-            missing.append(f"{item.dest} is missing")
-        elif deep:
-            to_hash.append(item)
-        elif state is State.WRONG:
-            bad.append(f"{item.dest} has another size than the {item.file.size} bytes promised")
-        elif state is State.OUTDATED:
-            bad.append(f"{item.dest} is not the version that is wanted now")
-        elif state is State.UNPROVEN and item.dest in store.ledger.files:
-            bad.append(f"{item.dest} has changed since it was proven")
-        elif state is State.UNPROVEN:
-            missing.append(f"{item.dest} was never proven")
-    with disk_errors_explained(store.root):
-        hashed = _parallel(jobs, to_hash, lambda item: digest_of(store.root / item.dest, item.file))
-    bad += [f"{item.dest} {problem}" for item, digest in hashed if (problem := digest.mismatch())]
-    return missing, bad
 
 
 def _destinations(models: Iterable[Model]) -> Iterator[str]:

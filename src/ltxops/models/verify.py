@@ -5,11 +5,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ltxops.models.plan import State, Wanted
-from ltxops.models.progress import Display
 from ltxops.models.proof import Digest
 from ltxops.models.store import Store
+
+if TYPE_CHECKING:
+    from ltxops.models.progress import Display
 
 _CHUNK_BYTES = 4 * 1024 * 1024
 
@@ -40,7 +43,7 @@ def verify(store: Store, files: list[Wanted]) -> Verdict:
     return verdict
 
 
-def verify_deep(store: Store, files: list[Wanted], *, jobs: int, show: Display) -> Verdict:
+def verify_deep(store: Store, files: list[Wanted], *, jobs: int, show: "Display") -> Verdict:
     """Hash every file, `jobs` at a time, and judge it by that; removes nothing and proves nothing.
 
     A file that cannot be read is a bad one, and keeps no other from being hashed.
