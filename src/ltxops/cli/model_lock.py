@@ -43,8 +43,8 @@ def _lock(args: argparse.Namespace) -> int:
     drift = changes({name: entry for name, entry in before.items() if name in found}, found)
     if not args.check:
         # Entries of other profiles stay, unless they no longer fit the manifest.
-        merged = {n: entry for n, entry in (before | found).items() if entry.fits(wanted.models[n])}
-        lock.save_both(wanted, merged)
+        entries = ((name, entry) for name, entry in (before | found).items() if name in wanted.models)
+        lock.save_both(wanted, {name: entry for name, entry in entries if entry.fits(wanted.models[name])})
     return _report(args, list(found), drift, [str(path) for path in lock.lock_paths(wanted)], leftovers)
 
 

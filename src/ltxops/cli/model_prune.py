@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ltxops.cli.model_options import add_options
 from ltxops.cli.output import Subparsers, add_command, emit
+from ltxops.errors import BadInput
 from ltxops.units import format_bytes
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def _prune(args: argparse.Namespace) -> int:
     names = list(dict.fromkeys(args.profile or wanted.profiles))
     locked = lock.load(wanted)
     store = Store(args.root)
+    if not store.root.is_dir():
+        raise BadInput(f"--root {args.root} is not there; give ComfyUI's models folder")
     # A root without the store's folder holds nothing of ours, and no lock either.
     held = args.yes and store.incoming.is_dir()
     with disk_errors_explained(store.root), contextlib.ExitStack() as stack:
