@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ltxops.errors import BadInput, CheckFailed
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ltxops.models.hub import Hub
     from ltxops.models.lock import LockedModel
     from ltxops.models.manifest import Model
-    from ltxops.models.plan import Wanted
+    from ltxops.models.plan import State, Wanted
     from ltxops.models.store import Store
 
 _UNITS = {"": 1, "B": 1, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3, "TIB": 1024**4}
@@ -23,13 +23,15 @@ Parsers = Iterable[argparse.ArgumentParser]
 
 def add_options(
     *,
-    manifest: Parsers,
-    profile: Parsers,
-    root: Parsers,
-    hub: Parsers,
-    jobs: Parsers,
-    network: Parsers,
-    disk: Parsers,
+    manifest: Parsers = (),
+    profile: Parsers = (),
+    root: Parsers = (),
+    hub: Parsers = (),
+    jobs: Parsers = (),
+    network: Parsers = (),
+    disk: Parsers = (),
+    lock: Parsers = (),
+    wait: Parsers = (),
 ) -> None:
     """Add each group of options to the commands that have it."""
     for command in manifest:
@@ -52,7 +54,11 @@ def add_options(
         command.add_argument("--hf-token-file", type=Path, metavar="FILE", help="instead of HF_TOKEN")
     for command in jobs:
         command.add_argument(
-            "--jobs", type=_positive, default=4, metavar="N", help="files to hash at a time, default: 4"
+            "--jobs",
+            type=_positive,
+            default=4,
+            metavar="N",
+            help="files to hash at a time, default: %(default)s",
         )
     for command in network:
         command.add_argument(
@@ -70,14 +76,23 @@ def add_options(
             metavar="SIZE",
             help="disk to keep free, default: 1GiB",
         )
+    for command in lock:
         command.add_argument("--require-lock", action="store_true", help="refuse models that are not locked")
+    for command in wait:
+        command.add_argument(
+            "--wait",
+            type=float,
+            default=0,
+            metavar="SECONDS",
+            help="how long to wait for another run on this root",
+        )
 
 
 def read_inputs(args: argparse.Namespace) -> "tuple[list[Model], dict[str, LockedModel]]":
     """Return the profile's models and the lock; what is wrong in them is found before anything else."""
-    from ltxops.models import lock, manifest
+    from ltxops.models import lock, overlay
 
-    wanted = manifest.load(args.manifest)
+    wanted = overlay.load(args.manifest)
     models = wanted.profile(args.profile)
     locked = lock.load(wanted)
     if getattr(args, "require_lock", False):
@@ -88,6 +103,14 @@ def read_inputs(args: argparse.Namespace) -> "tuple[list[Model], dict[str, Locke
 def sync_command(args: argparse.Namespace) -> str:
     """Return the command that puts right what `args` were about."""
     return f"`ltxops models sync --manifest {args.manifest} --profile {args.profile} --root {args.root}`"
+
+
+def state_rows(states: "list[tuple[Wanted, State]]") -> list[dict[str, Any]]:
+    """Return each file and how it stands, for JSON."""
+    return [
+        {"model": item.model, "dest": item.dest, "size": item.file.size, "state": state.value}
+        for item, state in states
+    ]
 
 
 def known_files(args: argparse.Namespace) -> "tuple[Store, list[Wanted]]":
@@ -106,21 +129,26 @@ def known_files(args: argparse.Namespace) -> "tuple[Store, list[Wanted]]":
 
 def hub_maker(args: argparse.Namespace) -> "Callable[[], Hub]":
     """Return what makes the hub, once: a run that needs no network does not even import its library."""
-    token = _token(args)
+    token = hub_token(args)
     made: list[Hub] = []
 
     def make() -> "Hub":
         from ltxops.models.hub import Hub
 
         if not made:
-            first, *mirrors = args.hub or [os.environ.get("HF_ENDPOINT") or "https://huggingface.co"]
+            first, *mirrors = hub_urls(args)
             made.append(Hub(first, token, mirrors=mirrors))
         return made[0]
 
     return make
 
 
-def _token(args: argparse.Namespace) -> str | None:
+def hub_urls(args: argparse.Namespace) -> list[str]:
+    """Return the hub's address, and those of its mirrors in their order."""
+    return args.hub or [os.environ.get("HF_ENDPOINT") or "https://huggingface.co"]
+
+
+def hub_token(args: argparse.Namespace) -> str | None:
     """Return the hub's token from its file or HF_TOKEN, None when there is none."""
     if args.hf_token_file is not None:
         try:

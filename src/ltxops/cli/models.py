@@ -1,15 +1,22 @@
 """Commands of the noun models: what a profile's weights are, whether they are there, and getting them."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+import os
+import time
+from typing import Any
 
-from ltxops.cli.model_options import add_options, hub_maker, known_files, read_inputs, sync_command
+from ltxops.cli import model_add, model_lock, model_prune, model_status
+from ltxops.cli.model_options import (
+    add_options,
+    hub_maker,
+    known_files,
+    read_inputs,
+    state_rows,
+    sync_command,
+)
 from ltxops.cli.output import Subparsers, add_command, emit, log
 from ltxops.errors import CheckFailed, IntegrityError
 from ltxops.units import format_bytes
-
-if TYPE_CHECKING:
-    from ltxops.models.plan import State, Wanted
 
 
 def register(nouns: Subparsers) -> None:
@@ -35,75 +42,78 @@ def register(nouns: Subparsers) -> None:
         "Check that every weight is there and unchanged.",
         example.format("verify --deep"),
     )
-    status = add_command(verbs, "status", _status, "Show how each weight stands.", example.format("status"))
     listing = add_command(
         verbs, "list", _list, "List a profile's files; uses no network.", "ltxops models list --profile vast"
     )
-    lock = add_command(
-        verbs,
-        "lock",
-        _lock,
-        "Write revision, size and sha256 from the hub to the lock.",
-        "ltxops models lock",
-    )
     add_options(
-        manifest=(plan, sync, verify, status, listing, lock),
-        profile=(plan, sync, verify, status, listing),
-        root=(plan, sync, verify, status),
-        hub=(plan, sync, lock),
-        jobs=(plan, sync, verify, lock),
+        manifest=(plan, sync, verify, listing),
+        profile=(plan, sync, verify, listing),
+        root=(plan, sync, verify),
+        hub=(plan, sync),
+        jobs=(plan, sync, verify),
         network=(sync,),
         disk=(plan, sync),
+        lock=(plan, sync),
+        wait=(sync,),
     )
-    lock.add_argument("--profile", metavar="NAME", help="lock only the models of this profile, default: all")
-    sync.add_argument(
-        "--wait",
-        type=float,
-        default=0,
-        metavar="SECONDS",
-        help="how long to wait for another run on this root",
+    plan.add_argument(
+        "--rate", metavar="RATE", help="for the estimate, such as 100MB/s; default: that of the last sync"
     )
-    verify.add_argument("--deep", action="store_true", help="hash every file")
+    verify.add_argument("--deep", action="store_true", help="hash every file; removes nothing")
+    verify.set_defaults(jobs=os.cpu_count() or 1)
+    for add_verb in (model_status.add_verb, model_lock.add_verb, model_add.add_verb, model_prune.add_verb):
+        add_verb(verbs)
 
 
 def _plan(args: argparse.Namespace) -> int:
     from ltxops.errors import DiskFull
+    from ltxops.models import rate
     from ltxops.models.plan import State
     from ltxops.models.store import Store
     from ltxops.models.sync import make_plan
 
+    chosen = rate.parse(args.rate) if args.rate is not None else None
     models, locked = read_inputs(args)
     store = Store(args.root)
+    speed = chosen or rate.known(store.incoming.parent)
     plan = make_plan(store, models, locked, hub=hub_maker(args), reserve_bytes=args.reserve, jobs=args.jobs)
     short = plan.space.short
     present = sum(state is State.PRESENT for _, state in plan.files)
     result = {
         "ok": not short,
         "profile": args.profile,
-        "files": _rows(plan.files),
+        "files": state_rows(plan.files),
         "present": present,
         "bytes_to_fetch": plan.space.needed,
         "bytes_free": plan.space.free,
         "bytes_reserve": plan.space.reserve,
         "bytes_short": short,
+        "seconds_estimated": round(speed.seconds(plan.space.needed), 1),
+        "bytes_per_second": round(speed.bytes_per_second),
+        "rate_from": speed.source,
     }
     lines = [f"{state.value:9} {format_bytes(item.file.size):>10}  {item.dest}" for item, state in plan.files]
+    lines.append(f"{present} of {len(lines)} files present")
+    if plan.space.needed:
+        lines.append(f"to fetch: {format_bytes(plan.space.needed)}, {speed.estimate(plan.space.needed)}")
     verdict = plan.space.describe(str(store.root))
-    emit(args, result, "\n".join([*lines, f"{present} of {len(lines)} files present", verdict]))
+    emit(args, result, "\n".join([*lines, verdict]))
     if short:
         log(f"ltxops: {verdict}")
     return DiskFull.exit_code if short else 0
 
 
 def _sync(args: argparse.Namespace) -> int:
+    from ltxops.models import rate
     from ltxops.models.limits import Limits
     from ltxops.models.progress import display
     from ltxops.models.store import Store
     from ltxops.models.sync import sync
 
     models, locked = read_inputs(args)
+    store = Store(args.root)
     report = sync(
-        Store(args.root),
+        store,
         models,
         locked,
         hub=hub_maker(args),
@@ -113,6 +123,7 @@ def _sync(args: argparse.Namespace) -> int:
         show=display(),
         limits=Limits(connections=args.connections),
     )
+    rate.record(store.incoming.parent, report.bytes_fetched, report.seconds)
     text = (
         f"profile {args.profile}: {len(report.fetched)} files fetched "
         f"({format_bytes(report.bytes_fetched)}), "
@@ -124,45 +135,30 @@ def _sync(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from ltxops.models.sync import verify
+    from ltxops.models.progress import display
+    from ltxops.models.verify import verify, verify_deep
 
     store, files = known_files(args)
-    missing, bad = verify(store, files, deep=args.deep, jobs=args.jobs)
-    if bad or missing:
-        found = "; ".join([*bad, *missing])
-        raise (IntegrityError if bad else CheckFailed)(
+    begin = time.monotonic()
+    verdict = verify_deep(store, files, jobs=args.jobs, show=display()) if args.deep else verify(store, files)
+    seconds = time.monotonic() - begin
+    ok = not verdict.bad and not verdict.missing
+    result: dict[str, Any] = {"ok": ok, "profile": args.profile, "files": len(files), "deep": args.deep}
+    result |= {"seconds": round(seconds, 3), "bytes_hashed": verdict.bytes_hashed}
+    if not ok:
+        found = "; ".join([*verdict.bad, *verdict.missing])
+        failure = (IntegrityError if verdict.bad else CheckFailed)(
             f"under {store.root}: {found}; run {sync_command(args)}"
         )
-    how = "hashed and right" if args.deep else "present and unchanged since they were proven"
-    result = {"ok": True, "profile": args.profile, "files": len(files), "deep": args.deep}
+        log(f"ltxops: {failure}")
+        result |= {"error": str(failure), "exit_code": failure.exit_code}
+        result |= {"bad": verdict.bad, "missing": verdict.missing}
+        emit(args, result, "\n".join([*verdict.bad, *verdict.missing]))
+        return failure.exit_code
+    how = "present and unchanged since they were proven"
+    if args.deep:
+        how = f"hashed and right ({format_bytes(verdict.bytes_hashed)} in {seconds:.1f} s)"
     emit(args, result, f"profile {args.profile}: {len(files)} files {how}")
-    return 0
-
-
-def _status(args: argparse.Namespace) -> int:
-    from ltxops.models.lock import missing_from
-    from ltxops.models.plan import State, wanted_files
-    from ltxops.models.store import Store
-
-    models, locked = read_inputs(args)
-    store = Store(args.root)
-    files, unknown = wanted_files(models, locked, store.ledger.resolved)
-    states = store.inspect(files)
-    counts = {state.value: sum(found is state for _, found in states) for state in State}
-    result = {
-        "profile": args.profile,
-        "root": str(store.root),
-        "files": _rows(states),
-        "counts": counts,
-        "unresolved": [model.name for model in unknown],
-        "unlocked": missing_from(models, locked),
-    }
-    lines = [f"{state.value:9} {format_bytes(item.file.size):>10}  {item.dest}" for item, state in states]
-    lines += [
-        f"{'unknown':9} {'?':>10}  {model.dest} ({model.name}: not locked, not fetched yet)"
-        for model in unknown
-    ]
-    emit(args, result, "\n".join(lines))
     return 0
 
 
@@ -173,7 +169,7 @@ def _list(args: argparse.Namespace) -> int:
     rows: list[dict[str, Any]] = []
     for model in models:
         entry = locked.get(model.name)
-        common = {"model": model.name, "repo": model.repo, "gated": model.gated}
+        common = {"model": model.name, "repo": model.source, "gated": model.gated}
         if entry is not None:
             rows += [
                 common
@@ -208,29 +204,3 @@ def _list(args: argparse.Namespace) -> int:
         "\n".join(lines),
     )
     return 0
-
-
-def _lock(args: argparse.Namespace) -> int:
-    from ltxops.models import lock, manifest
-    from ltxops.models.sync import resolve
-
-    wanted = manifest.load(args.manifest)
-    models = wanted.profile(args.profile) if args.profile else list(wanted.models.values())
-    path = lock.lock_path(args.manifest)
-    # Entries of other profiles stay, unless they no longer fit the manifest: those are what this command
-    # renews.
-    kept = {name: entry for name, entry in lock.load(wanted, fitting=False).items() if name in wanted.models}
-    found = resolve(models, hub_maker(args)(), args.jobs)
-    merged = {name: entry for name, entry in (kept | found).items() if entry.fits(wanted.models[name])}
-    changed = [name for name, entry in found.items() if kept.get(name) != entry]
-    lock.save(path, merged, wanted)
-    result = {"ok": True, "lock": str(path), "locked": list(found), "changed": changed}
-    emit(args, result, f"{path}: {len(found)} models locked, changed: {', '.join(changed) or 'none'}")
-    return 0
-
-
-def _rows(states: "list[tuple[Wanted, State]]") -> list[dict[str, Any]]:
-    return [
-        {"model": item.model, "dest": item.dest, "size": item.file.size, "state": state.value}
-        for item, state in states
-    ]

@@ -26,7 +26,7 @@ def cache_folder(environment: Mapping[str, str]) -> Path:
 
 def blob_of(folder: Path, wanted: Wanted) -> Path | None:
     """Return the file of the cache that should be `wanted`, None when there is none of its size."""
-    if wanted.file.sha256 is None:
+    if wanted.file.sha256 is None or not wanted.repo:
         return None
     path = folder / f"models--{wanted.repo.replace('/', '--')}" / "blobs" / wanted.file.sha256
     try:

@@ -14,12 +14,12 @@ import yaml
 from ltxops.errors import BadInput
 from ltxops.models import strictyaml
 from ltxops.models.durable import write_text
-from ltxops.models.manifest import Manifest, Model, path_problem
+from ltxops.models.manifest import Manifest, Model, overlay_path, path_problem
 from ltxops.models.strictyaml import Value
 
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
-_HEADER = """# Revision, size (bytes) and sha256 of the weights in models.yaml, for people to review.
+_HEADER = """# Revision, size (bytes) and sha256 of the weights in {manifest}, for people to review.
 # Written by `ltxops models lock`. Small files have git_blob instead: the hub tells no sha256 of them.
 """
 
@@ -40,17 +40,23 @@ class LockedFile:
 
 @dataclass(frozen=True)
 class LockedModel:
-    """What a model's name stood for when it was resolved: `repo`, `ref` and `select` repeat the manifest."""
+    """What a model's name stood for when it was resolved; all but `revision` and `files` repeat the manifest.
+
+    A model with a `url` or a `path` has neither repository nor revision: both are empty.
+    """
 
     repo: str
     revision: str
     select: tuple[str, ...]
     ref: str | None
     files: tuple[LockedFile, ...]
+    url: str | None = None
+    path: str | None = None
 
     def fits(self, model: Model) -> bool:
         """Tell whether `model` still asks for what was resolved."""
-        return (self.repo, self.select, self.ref) == (model.repo, selection(model), model.revision)
+        asked = (model.repo, model.url, model.path, selection(model), model.revision)
+        return (self.repo, self.url, self.path, self.select, self.ref) == asked
 
 
 def selection(model: Model) -> tuple[str, ...]:
@@ -63,23 +69,64 @@ def lock_path(manifest: Path) -> Path:
     return manifest.with_name(f"{manifest.stem}.lock.yaml")
 
 
-def load(manifest: Manifest, *, fitting: bool = True) -> dict[str, LockedModel]:
-    """Return the locked models by name; empty when there is no lock.
+def lock_paths(manifest: Manifest) -> list[Path]:
+    """Return where the locks of a manifest and of its overlay lie."""
+    return [lock_path(manifest.path), lock_path(overlay_path(manifest.path))]
 
-    Raises BadInput for a damaged lock and, when `fitting`, for an entry that no longer fits the manifest: to
-    ignore it would silently unpin that model.
+
+def load(manifest: Manifest, *, fitting: bool = True) -> dict[str, LockedModel]:
+    """Return the locked models by name, those of the overlay among them; empty when there is no lock.
+
+    Raises BadInput for a damaged lock and, when `fitting`, for an entry that no longer fits the manifest (to
+    ignore it would silently unpin that model) and for a file of no repository without one.
     """
-    path = lock_path(manifest.path)
+    main, local = lock_paths(manifest)
+    locked = _load_one(main, manifest, fitting)
+    of_overlay = _load_one(local, manifest, fitting) if manifest.local else {}
+    # Each lock speaks for its own manifest alone, whatever names are left over in the other.
+    merged = {name: entry for name, entry in locked.items() if name not in manifest.local}
+    merged |= {name: entry for name, entry in of_overlay.items() if name in manifest.local}
+    if fitting:
+        require_direct(manifest, merged)
+    return merged
+
+
+def require_direct(manifest: Manifest, locked: Mapping[str, LockedModel]) -> None:
+    """Raise BadInput for a file of no repository that is not locked: no hub can say what it is."""
+    for name, model in manifest.models.items():
+        if not model.repo and (name not in locked or not locked[name].fits(model)):
+            main, local = lock_paths(manifest)
+            raise BadInput(
+                f"{local if name in manifest.local else main}: model '{name}' from {model.source} is not "
+                "locked, so nothing says what its bytes must be; remove it there and add it again with "
+                "`ltxops models add`"
+            )
+
+
+def leftovers(manifest: Manifest) -> list[str]:
+    """Return the names in the locks that their manifests do not have (any more)."""
+    main, local = lock_paths(manifest)
+    own = {main: manifest.models.keys() - manifest.local, local: manifest.local}
+    return [
+        name
+        for path, names in own.items()
+        for name in _load_one(path, manifest, fitting=False)
+        if name not in names
+    ]
+
+
+def _load_one(path: Path, manifest: Manifest, fitting: bool) -> dict[str, LockedModel]:
     if not path.exists():
         return {}
     root = strictyaml.read(path).mapping(("version", "models"), ("version", "models"))
     if root["version"].integer() != 1:
         raise root["version"].error("must be 1; a newer ltxops wrote this lock")
+    local = path == lock_path(overlay_path(manifest.path))
     locked = {}
     for name, value in root["models"].mapping().items():
         entry = _locked_model(value)
         model = manifest.models.get(name)
-        if fitting and model is not None and not entry.fits(model):
+        if fitting and model is not None and local == (name in manifest.local) and not entry.fits(model):
             raise value.error(
                 f"does not fit {manifest.path} any more; run `ltxops models lock` and review it"
             )
@@ -91,7 +138,16 @@ def save(path: Path, locked: Mapping[str, LockedModel], order: Manifest) -> None
     """Write the lock atomically, in the order of the manifest so that a change is easy to review."""
     models = {name: _as_yaml(locked[name], order.models[name]) for name in order.models if name in locked}
     body = yaml.dump({"version": 1, "models": models}, Dumper=_Dumper, sort_keys=False, explicit_start=True)
-    write_text(path, _HEADER + body)
+    manifest = path.name.replace(".lock.yaml", ".yaml")
+    write_text(path, _HEADER.format(manifest=manifest) + body)
+
+
+def save_both(manifest: Manifest, locked: Mapping[str, LockedModel]) -> None:
+    """Write the lock of the manifest, and that of its overlay where there is one."""
+    main, local = lock_paths(manifest)
+    save(main, {name: entry for name, entry in locked.items() if name not in manifest.local}, manifest)
+    if manifest.local:
+        save(local, {name: entry for name, entry in locked.items() if name in manifest.local}, manifest)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -102,7 +158,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _as_yaml(entry: LockedModel, model: Model) -> dict[str, Any]:
-    result: dict[str, Any] = {"repo": entry.repo, "revision": entry.revision}
+    result: dict[str, Any] = _source_as_yaml(entry)
     if entry.ref is not None:
         result["ref"] = entry.ref
     if model.file is None:
@@ -115,8 +171,21 @@ def _as_yaml(entry: LockedModel, model: Model) -> dict[str, Any]:
     return result
 
 
+def _source_as_yaml(entry: LockedModel) -> dict[str, str]:
+    if entry.url is not None:
+        return {"url": entry.url}
+    return (
+        {"path": entry.path} if entry.path is not None else {"repo": entry.repo, "revision": entry.revision}
+    )
+
+
 def _locked_model(value: Value) -> LockedModel:
-    entries = value.mapping(("repo", "revision", "ref", "select", "files"), ("repo", "revision", "files"))
+    entries = value.mapping(("repo", "revision", "url", "path", "ref", "select", "files"), ("files",))
+    direct = [key for key in ("url", "path") if key in entries]
+    if not direct:
+        value.mapping(required=("repo", "revision"))
+    elif len(direct) > 1 or {"repo", "revision", "ref", "select"} & entries.keys():
+        raise value.error(f"has '{direct[0]}', so it can have 'files' beside it and nothing else")
     files = tuple(_locked_file(item) for item in entries["files"].sequence())
     if not files:
         raise entries["files"].error("lists no file")
@@ -126,12 +195,18 @@ def _locked_model(value: Value) -> LockedModel:
         [item.string() for item in entries["select"].sequence()] if "select" in entries else [files[0].path]
     )
     return LockedModel(
-        repo=entries["repo"].string(),
-        revision=_digest(entries["revision"], _COMMIT, "a commit of 40 hexadecimal digits"),
+        repo="" if direct else entries["repo"].string(),
+        revision="" if direct else _digest(entries["revision"], _COMMIT, "a commit of 40 hexadecimal digits"),
         select=tuple(select),
-        ref=entries["ref"].string() if "ref" in entries else None,
+        ref=_text(entries, "ref"),
         files=files,
+        url=_text(entries, "url"),
+        path=_text(entries, "path"),
     )
+
+
+def _text(entries: Mapping[str, Value], key: str) -> str | None:
+    return entries[key].string() if key in entries else None
 
 
 def _locked_file(value: Value) -> LockedFile:

@@ -6,21 +6,23 @@ on disk is touched: `load` raises BadInput with the file, the line and the key.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ltxops.errors import BadInput
 from ltxops.models import strictyaml
+from ltxops.models.addresses import REPOSITORY_NAME, last_part, shown, url_problem
+from ltxops.models.destinations import conflict
 from ltxops.models.strictyaml import Value, did_you_mean
 
 #: Folder under the root that holds the store's own files; no weight may go there.
 STATE_FOLDER = ".ltxops"
 
-_MODEL_KEYS = ("repo", "file", "files", "dest", "revision", "license", "gated")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
-_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*\Z")
+_OF_A_REPOSITORY = ("file", "files", "revision", "gated")
+_MODEL_KEYS = ("repo", "url", "path", "file", "files", "dest", "revision", "license", "gated")
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 
 
 def path_problem(path: str) -> str | None:
@@ -44,7 +46,8 @@ class Model:
     """One named set of files: a single `file` of a repository, or all that match the patterns `files`.
 
     `revision` is a branch, tag or commit, None for the default branch. `gated` says that the hub gives the
-    files only to accounts that were granted access.
+    files only to accounts that were granted access. A model that has a `url`, or the `path` of a file on the
+    machine where it was added, comes from no repository: its `repo` is empty.
     """
 
     name: str
@@ -55,6 +58,13 @@ class Model:
     revision: str | None = None
     license: str | None = None
     gated: bool = False
+    url: str | None = None
+    path: str | None = None
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, for messages and lists."""
+        return self.repo or self.url or str(self.path)
 
     def selects(self, path: str) -> bool:
         """Tell whether `path`, relative to the repository, belongs to this model."""
@@ -83,11 +93,15 @@ class Profile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest found consistent; `path` is for messages and for finding the lock beside it."""
+    """A manifest found consistent; `path` is for messages and for finding the lock beside it.
+
+    `local` names the models that the overlay beside it adds (see `overlay`).
+    """
 
     path: Path
     models: Mapping[str, Model]
     profiles: Mapping[str, Profile]
+    local: frozenset[str] = frozenset()
 
     def profile(self, name: str) -> list[Model]:
         """Return the models of a profile, each once, those of extended profiles first. Raises BadInput."""
@@ -103,51 +117,89 @@ class Manifest:
         return [*inherited, *profile.models]
 
 
-def conflict(destinations: Iterable[tuple[str, str]]) -> str | None:
-    """Say which (owner, destination) collide: the same file, or a file where a folder is needed."""
-    pairs = list(destinations)
-    owners: dict[str, str] = {}
-    for owner, dest in pairs:
-        if dest in owners:
-            return f"'{owners[dest]}' and '{owner}' have the same destination {dest}"
-        owners[dest] = owner
-    for owner, dest in pairs:
-        parts = dest.split("/")
-        for depth in range(1, len(parts)):
-            folder = "/".join(parts[:depth])
-            if folder in owners:
-                return f"'{owners[folder]}' is a file at {folder}, where '{owner}' needs a folder"
-    return None
+def overlay_path(path: Path) -> Path:
+    """Return where the overlay of the manifest at `path` lies: `x/models.yaml` has `x/models.local.yaml`."""
+    return path.with_name(f"{path.stem}.local.yaml")
 
 
 def load(path: Path) -> Manifest:
-    """Read and check the manifest at `path`. Raises BadInput naming file, line and key."""
+    """Read and check the manifest at `path`, alone. Raises BadInput naming file, line and key."""
+    models_value, profiles_value = read_sections(path)
+    models = read_models(models_value)
+    return assemble(Manifest(path, models, {}), profiles_value, models)
+
+
+def read_sections(path: Path) -> tuple[Value, Value]:
+    """Return the values of `models` and `profiles` of the file at `path`. Raises BadInput."""
     root = strictyaml.read(path).mapping(("version", "models", "profiles"), ("version", "models", "profiles"))
     if root["version"].integer() != 1:
         raise root["version"].error("must be 1, the only version there is")
-    models = {name: _model(name, value) for name, value in root["models"].mapping().items()}
-    profile_values = root["profiles"].mapping()
-    profiles = {name: _profile(value, models, profile_values) for name, value in profile_values.items()}
-    for name, value in profile_values.items():
+    return root["models"], root["profiles"]
+
+
+def read_models(value: Value) -> dict[str, Model]:
+    """Return the models of a file by name. Raises BadInput."""
+    return {name: _model(name, entry) for name, entry in value.mapping().items()}
+
+
+def assemble(base: Manifest, profiles_value: Value, models: Mapping[str, Model]) -> Manifest:
+    """Return `base` with the profiles of one file; `models` are those they may name. Raises BadInput.
+
+    A profile that `base` has already is replaced by it and what the file says, together.
+    """
+    values = profiles_value.mapping()
+    known: dict[str, object] = {**base.profiles, **values}
+    profiles = dict(base.profiles)
+    for name, value in values.items():
+        more, old = _profile(value, models, known), base.profiles.get(name, Profile((), ()))
+        profiles[name] = Profile(old.models + more.models, old.extends + more.extends)
+    for name, value in values.items():
         _refuse_cycle(name, value, profiles)
-    manifest = Manifest(path, models, profiles)
-    for name, value in profile_values.items():
-        problem = conflict(
-            (model.name, model.destination(model.file))
-            for model in manifest.profile(name)
-            if model.file is not None
-        )
-        if problem:
-            raise value.error(problem)
+    manifest = Manifest(base.path, models, profiles, base.local)
+    for name in profiles:
+        single = [model for model in manifest.profile(name) if model.file is not None]
+        if problem := conflict((model.name, model.destination(str(model.file))) for model in single):
+            raise values.get(name, profiles_value).error(problem)
     return manifest
 
 
 def _model(name: str, value: Value) -> Model:
-    if not _NAME.match(name):
+    if not MODEL_NAME.match(name):
         raise value.error("is not a model name: use letters, digits, '.', '_' and '-'")
-    entries = value.mapping(_MODEL_KEYS, ("repo", "dest"))
+    entries = value.mapping(_MODEL_KEYS, ("dest",))
+    sources = [key for key in ("repo", "url", "path") if key in entries]
+    if len(sources) != 1:
+        raise value.error("give one of 'repo', 'url' and 'path', and not more")
+    if sources == ["repo"]:
+        return _repository_model(name, value, entries)
+    for key in _OF_A_REPOSITORY:
+        if key in entries:
+            raise entries[key].error(f"is for a file of a repository; this model has '{sources[0]}'")
+    url = _url(entries["url"]) if "url" in entries else None
+    path = _local_path(entries["path"]) if "path" in entries else None
+    dest = _destination(entries["dest"], folder_only=False)
+    file = last_part(url or str(path)) if dest.endswith("/") else last_part(dest)
+    if path_problem(file):
+        raise entries["dest"].error(f"must name the file, because {url or path} does not")
+    return Model(name, "", file, (), dest, license=_optional(entries, "license"), url=url, path=path)
+
+
+def _url(value: Value) -> str:
+    if problem := url_problem(value.string()):
+        raise value.error(f"{shown(value.string())} {problem}")
+    return value.string()
+
+
+def _local_path(value: Value) -> str:
+    path = value.string()
+    if not path.startswith("/") or not path.isprintable() or path_problem(last_part(path)):
+        raise value.error(f"'{path}' must be the absolute path of a file")
+    return path
+
+
+def _repository_model(name: str, value: Value, entries: Mapping[str, Value]) -> Model:
     repo = entries["repo"].string()
-    if not _REPO.match(repo):
+    if not REPOSITORY_NAME.match(repo):
         raise entries["repo"].error(f"must be OWNER/NAME, not '{repo}'")
     if ("file" in entries) == ("files" in entries):
         raise value.error("give either 'file' or 'files', and not both")
@@ -191,7 +243,7 @@ def _destination(value: Value, *, folder_only: bool) -> str:
     return dest
 
 
-def _profile(value: Value, models: Mapping[str, Model], profiles: Mapping[str, Value]) -> Profile:
+def _profile(value: Value, models: Mapping[str, Model], profiles: Mapping[str, object]) -> Profile:
     entries = value.mapping(("extends", "models"))
     if not entries:
         raise value.error("needs 'models', 'extends' or both")

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ltxops.errors import BadInput, DiskFull
+from ltxops.models.destinations import conflict
 from ltxops.models.ledger import Proof
 from ltxops.models.lock import LockedFile, LockedModel
-from ltxops.models.manifest import Model, conflict
+from ltxops.models.manifest import Manifest, Model
 from ltxops.units import format_bytes
 
 
@@ -28,7 +29,10 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Wanted:
-    """One file that a profile needs: where it comes from, and `dest`, where it goes under the root."""
+    """One file that a profile needs: where it comes from, and `dest`, where it goes under the root.
+
+    A file of no repository has a `url`, or the `path` of a file at hand, and an empty `repo` and `revision`.
+    """
 
     model: str
     repo: str
@@ -36,6 +40,8 @@ class Wanted:
     file: LockedFile
     dest: str
     gated: bool
+    url: str | None = None
+    path: str | None = None
 
 
 def wanted_files(
@@ -54,12 +60,39 @@ def wanted_files(
             unknown.append(model)
             continue
         files += [
-            Wanted(model.name, model.repo, entry.revision, file, model.destination(file.path), model.gated)
+            Wanted(
+                model.name,
+                model.repo,
+                entry.revision,
+                file,
+                model.destination(file.path),
+                model.gated,
+                entry.url,
+                entry.path,
+            )
             for file in entry.files
         ]
     if problem := conflict((item.model, item.dest) for item in files):
         raise BadInput(f"models: {problem}; change 'dest' of one of them in the manifest")
     return files, unknown
+
+
+def files_of_profiles(
+    wanted: Manifest,
+    names: Iterable[str],
+    locked: Mapping[str, LockedModel],
+    resolved: Mapping[str, LockedModel],
+) -> tuple[dict[str, list[Wanted]], list[Model]]:
+    """Return the files of each profile in `names`, and the models whose files nobody knows yet.
+
+    Profiles apart: two of them may want different files in one place. Raises BadInput as `wanted_files` does.
+    """
+    files: dict[str, list[Wanted]] = {}
+    unknown: dict[str, Model] = {}
+    for name in names:
+        files[name], missing = wanted_files(wanted.profile(name), locked, resolved)
+        unknown |= {model.name: model for model in missing}
+    return files, list(unknown.values())
 
 
 def state_of(wanted: Wanted, stat: os.stat_result | None, proof: Proof | None) -> State:

@@ -146,9 +146,11 @@ class Store:
         if problem := digest.mismatch():
             self.remove(wanted)
             return problem
+        earlier = self.ledger.files.get(wanted.dest)
+        source = earlier.source if earlier is not None and earlier.proves(wanted.file) else "found"
         # The stat from before the hash: a write during the hash leaves a proof that no longer covers the
         # file.
-        self.ledger.prove(wanted.dest, _proof(wanted, before, digest, "found"))
+        self.ledger.prove(wanted.dest, _proof(wanted, before, digest, source))
         return None
 
     def remove(self, wanted: Wanted) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from ltxops.models.direct import place_all
 from ltxops.models.durable import disk_errors_explained
 from ltxops.models.limits import Limits
 from ltxops.models.local import share, split_twins, take_cached
@@ -16,7 +17,7 @@ from ltxops.models.manifest import Model
 from ltxops.models.order import fetch_order
 from ltxops.models.plan import Space, State, Wanted, wanted_files
 from ltxops.models.progress import Display
-from ltxops.models.proof import Digest, digest_of
+from ltxops.models.proof import Digest
 from ltxops.models.store import Store
 from ltxops.units import format_bytes
 
@@ -88,10 +89,12 @@ def sync(
     wait_seconds: float,
     show: Display,
     limits: Limits = _USUAL,
+    sweep: bool = True,
 ) -> Report:
     """Bring the root to what `models` need: adopt what is right, remove what is wrong, fetch what is missing.
 
-    `hub` is called only when the network is needed. Raises the errors of ltxops; what was finished before
+    `hub` is called only when the network is needed. Parts of files that `models` do not have go, unless
+    `sweep` is off. Raises the errors of ltxops; what was finished before
     stays.
     """
     begin = time.monotonic()
@@ -109,36 +112,11 @@ def sync(
         store.check(item.dest for item in files)
         missing = _settle(store, files, jobs, report, show)
         if missing:
-            _get(store, hub, missing, reserve_bytes, limits, report, show)
-        else:
+            _get(store, hub, missing, reserve_bytes, limits, report, show, sweep=sweep)
+        elif sweep:
             store.sweep(())
     report.seconds = round(time.monotonic() - begin, 3)
     return report
-
-
-def verify(store: Store, files: list[Wanted], *, deep: bool, jobs: int) -> tuple[list[str], list[str]]:
-    """Return which files are missing or were never proven, and which are bad, each as destination and reason.
-
-    Without `deep`: one stat a file against its proof. With it: every file is hashed and compared.
-    """
-    missing, bad, to_hash = [], [], []
-    for item, state in store.inspect(files):
-        if state is State.MISSING:
-            missing.append(f"{item.dest} is missing")
-        elif deep:
-            to_hash.append(item)
-        elif state is State.WRONG:
-            bad.append(f"{item.dest} has another size than the {item.file.size} bytes promised")
-        elif state is State.OUTDATED:
-            bad.append(f"{item.dest} is not the version that is wanted now")
-        elif state is State.UNPROVEN and item.dest in store.ledger.files:
-            bad.append(f"{item.dest} has changed since it was proven")
-        elif state is State.UNPROVEN:
-            missing.append(f"{item.dest} was never proven")
-    with disk_errors_explained(store.root):
-        hashed = _parallel(jobs, to_hash, lambda item: digest_of(store.root / item.dest, item.file))
-    bad += [f"{item.dest} {problem}" for item, digest in hashed if (problem := digest.mismatch())]
-    return missing, bad
 
 
 def _destinations(models: Iterable[Model]) -> Iterator[str]:
@@ -208,17 +186,21 @@ def _get(
     limits: Limits,
     report: Report,
     show: Display,
+    *,
+    sweep: bool,
 ) -> None:
     """Bring what is missing: the cheapest way first, the network last."""
     wanted, twins = split_twins(share(store, fetch_order(missing), report.shared, show))
     # Reflinks take no space, so they come before the question whether there is enough.
     wanted = take_cached(store, wanted, report.cached, show, copy=False)
-    store.sweep({store.part(item) for item in wanted})
+    if sweep:
+        store.sweep({store.part(item) for item in wanted})
     _space(store, wanted, (), reserve_bytes).require(str(store.root))
     wanted = take_cached(store, wanted, report.cached, show, copy=True)
     try:
-        if wanted:
-            _fetch_all(store, hub(), wanted, limits, report, show)
+        if from_hub := [item for item in wanted if item.repo]:
+            _fetch_all(store, hub(), from_hub, limits, report, show)
+        place_all(store, [item for item in wanted if not item.repo], report, show)
     finally:
         # A twin that was not placed is what the error is about.
         share(store, twins, report.shared, show)
