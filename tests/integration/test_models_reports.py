@@ -12,6 +12,7 @@ import pytest
 from tests.integration.models_support import RunningHub, clean_environment, command, ltxops, run_sync
 
 from ltxops.models import manifest
+from ltxops.models.part import PartFile
 from ltxops.models.plan import wanted_files
 from ltxops.models.store import Store
 
@@ -49,7 +50,10 @@ def half_arrived(hub: RunningHub, root: Path) -> int:
     [item], _ = wanted_files(manifest.load(hub.manifest_path).profile("one"), {}, store.ledger.resolved)
     content = (root / LORA).read_bytes()
     (root / LORA).unlink()
-    store.part(item).write_bytes(content[: len(content) // 2])
+    part = PartFile(store.part(item), item.file)
+    part.write(memoryview(content[: len(content) // 2]), 0)
+    part.record(0, len(content) // 2)
+    part.close()
     return len(content)
 
 

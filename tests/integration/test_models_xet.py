@@ -13,9 +13,17 @@ import pytest
 from aiohttp import web
 from tests.integration.models_support import RunningHub
 
-from ltxops.models.xet import XetFailed, fetch_by_xet
+from ltxops.models import manifest
+from ltxops.models.hub import Hub
+from ltxops.models.limits import Limits
+from ltxops.models.lock import LockedFile, LockedModel
+from ltxops.models.progress import Lines
+from ltxops.models.store import Store
+from ltxops.models.sync import Report, sync
+from ltxops.models.xet import XetFailed, bring_by_xet
 
-FILE = "/owner/open/resolve/main/deep/open.safetensors"
+PATH = "deep/open.safetensors"
+FILE = f"/owner/open/resolve/main/{PATH}"
 SIZE = 12_000_000
 #: Puts a file into a content store of hf_xet on this disk, as its tests do, and prints the file's Xet hash.
 UPLOAD = """
@@ -54,7 +62,8 @@ class XetHub:
                 "X-Xet-Token-Expiration": str(int(time.time()) + 3600),
             }
             return web.Response(headers=headers)
-        if request.path != FILE or not self.xet_hash:
+        # What asks for bytes gets them from the hub itself, as by plain HTTP.
+        if request.path != FILE or request.method != "HEAD" or not self.xet_hash:
             return None
         headers = {
             "X-Repo-Commit": "0" * 40,
@@ -69,20 +78,23 @@ class XetHub:
 
 @pytest.fixture
 def xet(tmp_path: Path) -> Iterator[XetHub]:
+    content = os.urandom(SIZE)
+    source = tmp_path / "hub/owner/open/deep/open.safetensors"
+    source.parent.mkdir(parents=True)
+    source.write_bytes(content)
     with RunningHub(tmp_path) as hub:
-        yield XetHub(hub, tmp_path / "store", os.urandom(SIZE))
+        yield XetHub(hub, tmp_path / "store", content)
 
 
 def bring(xet: XetHub, path: Path, stall_seconds: float = 20) -> list[int]:
     counts: list[int] = []
-    fetch_by_xet(
+    bring_by_xet(
         xet.hub.url + FILE,
         "a-token",
         path,
         path.with_name("client"),
         size=SIZE,
         arrived=counts.append,
-        stopped=lambda: False,
         stall_seconds=stall_seconds,
     )
     return counts
@@ -118,3 +130,53 @@ def test_the_token_of_the_hub_goes_to_no_other_host(xet: XetHub, tmp_path: Path)
     with pytest.raises(XetFailed, match="another host"):
         bring(xet, tmp_path / "part")
     assert ("GET", "/xet-token") not in xet.hub.requests
+
+
+def sync_with_xet(xet: XetHub, root: Path) -> Report:
+    wanted = manifest.load(xet.hub.manifest_path)
+    models = [wanted.models["open"]]
+    hub = Hub(xet.hub.url, None, attempts=3, backoff_seconds=0.01)
+    locked = {"open": LockedModel("owner/open", "main", (PATH,), None, (LockedFile(PATH, SIZE, xet.sha256),))}
+    return sync(
+        Store(root),
+        models,
+        locked,
+        hub=lambda: hub,
+        reserve_bytes=0,
+        jobs=2,
+        wait_seconds=0,
+        show=Lines(),
+        limits=Limits(stall_seconds=3, xet=True),
+    )
+
+
+def test_a_sync_takes_what_xet_brings_and_asks_for_no_byte_otherwise(xet: XetHub, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    report = sync_with_xet(xet, root)
+    assert (report.fetched, report.bytes_fetched) == (["checkpoints/open.safetensors"], SIZE)
+    assert hashlib.sha256((root / report.fetched[0]).read_bytes()).hexdigest() == xet.sha256
+    assert ("GET", FILE) not in xet.hub.requests
+
+
+def test_a_sync_goes_on_by_plain_http_where_xet_hangs_and_says_so(
+    xet: XetHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # R27
+    xet.hang = True
+    root = tmp_path / "root"
+    report = sync_with_xet(xet, root)
+    assert hashlib.sha256((root / report.fetched[0]).read_bytes()).hexdigest() == xet.sha256
+    assert "Xet brought no byte for 3 s; going on by plain HTTP" in capsys.readouterr().err
+    assert list((root / ".ltxops/incoming").iterdir()) == []
+
+
+def test_what_xet_brings_is_proven_too(
+    xet: XetHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # R15 R27
+    other = xet.store.with_name("other")
+    wrong = XetHub(xet.hub, other, os.urandom(SIZE)).xet_hash
+    xet.hub.fault = xet.answer
+    xet.xet_hash, xet.store = wrong, other
+    root = tmp_path / "root"
+    report = sync_with_xet(xet, root)
+    assert hashlib.sha256((root / report.fetched[0]).read_bytes()).hexdigest() == xet.sha256
+    assert "Xet brought a file that has sha256" in capsys.readouterr().err

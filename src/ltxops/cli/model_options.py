@@ -68,6 +68,9 @@ def add_options(
             metavar="N",
             help="at most so many connections; fewer where more bring nothing, default: 32",
         )
+        command.add_argument(
+            "--xet", action="store_true", help="try the hub's Xet storage first, plain HTTP where it fails"
+        )
     for command in disk:
         command.add_argument(
             "--reserve",

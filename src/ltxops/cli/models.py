@@ -75,7 +75,7 @@ def _plan(args: argparse.Namespace) -> int:
     chosen = rate.parse(args.rate) if args.rate is not None else None
     models, locked = read_inputs(args)
     store = Store(args.root)
-    speed = chosen or rate.known(store.incoming.parent)
+    speed = chosen or rate.known(store.state)
     plan = make_plan(store, models, locked, hub=hub_maker(args), reserve_bytes=args.reserve, jobs=args.jobs)
     short = plan.space.short
     present = sum(state is State.PRESENT for _, state in plan.files)
@@ -121,9 +121,9 @@ def _sync(args: argparse.Namespace) -> int:
         jobs=args.jobs,
         wait_seconds=args.wait,
         show=display(),
-        limits=Limits(connections=args.connections),
+        limits=Limits(connections=args.connections, xet=args.xet),
     )
-    rate.record(store.incoming.parent, report.bytes_fetched, report.seconds)
+    rate.record(store.state, report.bytes_fetched, report.seconds)
     text = (
         f"profile {args.profile}: {len(report.fetched)} files fetched "
         f"({format_bytes(report.bytes_fetched)}), "

@@ -37,15 +37,16 @@ class Store:
             raise BadInput(
                 f"--root {root}: {_nearest(self.root)} is not a folder; give ComfyUI's models folder"
             )
-        self._state = self.root / STATE_FOLDER
-        self.incoming = self._state / "incoming"
-        self.ledger = Ledger(self._state / "ledger.json")
+        #: The store's own folder.
+        self.state = self.root / STATE_FOLDER
+        self.incoming = self.state / "incoming"
+        self.ledger = Ledger(self.state / "ledger.json")
 
     def prepare(self) -> None:
         """Make the root and the store's own folder. Raises BadInput when that is not possible."""
-        if self._state.is_symlink() or self.incoming.is_symlink():
+        if self.state.is_symlink() or self.incoming.is_symlink():
             raise BadInput(
-                f"{self._state} or a folder in it is a symbolic link; remove the link and run again"
+                f"{self.state} or a folder in it is a symbolic link; remove the link and run again"
             )
         try:
             self.incoming.mkdir(parents=True, exist_ok=True)
@@ -57,7 +58,7 @@ class Store:
     @contextlib.contextmanager
     def exclusive(self, wait_seconds: float = 0) -> Iterator[None]:
         """Hold the root's lock. Raises Busy when another run still has it after `wait_seconds`."""
-        path = self._state / "lock"
+        path = self.state / "lock"
         deadline = time.monotonic() + wait_seconds
         with path.open("a+", encoding="utf-8") as stream:
             while True:
@@ -77,7 +78,7 @@ class Store:
             stream.write(f"{os.getpid()}\n")
             stream.flush()
             # What the run before this one proved is needed now, not what was read before the wait.
-            self.ledger = Ledger(self._state / "ledger.json")
+            self.ledger = Ledger(self.state / "ledger.json")
             yield
 
     def check(self, destinations: Iterable[str]) -> None:

@@ -228,11 +228,16 @@ def _fetch_all(
         with guard:
             report.fetched.append(item.dest)
 
+    if limits.xet:
+        from ltxops.models.xet import fetch_by_xet
+
+        before, missing = missing, fetch_by_xet(store, hub, missing, show, place, limits.stall_seconds)
+        report.bytes_fetched += sum(item.file.size for item in before if item not in missing)
     fetch = Fetch(hub, missing, limits, show, part_of=store.part, place=place)
     try:
         fetch.run()
     finally:
-        report.bytes_fetched = fetch.arrived
+        report.bytes_fetched += fetch.arrived
 
 
 def _parallel(jobs: int, items: list[Item], work: Callable[[Item], Result]) -> list[tuple[Item, Result]]:

@@ -13,12 +13,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from ltxops import __version__
 from ltxops.errors import LtxopsError, NetworkError
+from ltxops.models.hub import Hub
+from ltxops.models.plan import Wanted
+from ltxops.models.progress import Display
+from ltxops.models.proof import Digest, digest_of
+from ltxops.models.store import Store
 
 _POLL_SECONDS = 0.25
 #: Not for the child: the token is given to it, and what the operator's shell says of Xet is decided here.
@@ -26,10 +32,59 @@ _NOT_PASSED_ON = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_DISABLE_XET", "H
 
 
 class XetFailed(NetworkError):
-    """Xet did not bring the file; nothing is left of it. The message is the reason, without a subject."""
+    """Xet did not bring the file; nothing is left of it. The message lacks its subject, which is Xet."""
 
 
 def fetch_by_xet(
+    store: Store,
+    hub: Hub,
+    files: list[Wanted],
+    show: Display,
+    place: Callable[[Wanted, Path, Digest, str], None],
+    stall_seconds: float,
+) -> list[Wanted]:
+    """Bring and place files of large storage one after the other; return those left for plain HTTP.
+
+    The first that fails is the last that is tried: what is wrong with Xet here is wrong for all of them.
+    """
+    left = [item for item in files if item.file.sha256 is None]
+    wanted = [item for item in files if item.file.sha256 is not None]
+    while wanted:
+        item = wanted[0]
+        path = store.part(item).with_suffix(".xet")
+        show.start(item.dest, item.file.size, 0)
+        try:
+            bring_by_xet(
+                hub.file_url(item.repo, item.revision, item.file.path),
+                hub.token,
+                path,
+                store.state / "xet",
+                size=item.file.size,
+                arrived=partial(show.advance, item.dest),
+                stall_seconds=stall_seconds,
+            )
+            digest = _proven(path, item)
+        except XetFailed as error:
+            show.note(f"Xet {error}; going on by plain HTTP")
+            break
+        place(item, path, digest, f"{hub.url} by Xet")
+        show.finish(item.dest, item.file.size)
+        del wanted[0]
+    return wanted + left
+
+
+def _proven(path: Path, item: Wanted) -> Digest:
+    """Return the digest of what came, which is on disk then. Raises XetFailed, with nothing left."""
+    digest = digest_of(path, item.file)
+    if problem := digest.mismatch():
+        path.unlink()
+        raise XetFailed(f"brought a file that {problem}")
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+    return digest
+
+
+def bring_by_xet(
     url: str,
     token: str | None,
     path: Path,
@@ -37,14 +92,13 @@ def fetch_by_xet(
     *,
     size: int,
     arrived: Callable[[int], None],
-    stopped: Callable[[], bool],
     stall_seconds: float = 60,
 ) -> None:
     """Bring what the hub has at `url` to `path`, not yet proven; `size`, in bytes, is what was promised.
 
     `cache` is a folder for the client's own files, removed again. `arrived` is told the bytes as they are
-    seen on disk, less than 0 for those thrown away. Raises XetFailed, also when `stopped` says so or when no
-    byte came for `stall_seconds`.
+    seen on disk, less than 0 for those thrown away. Raises XetFailed, also when no byte came for
+    `stall_seconds`.
     """
     cache.mkdir(parents=True, exist_ok=True)
     process = _start({"url": url, "token": token, "path": str(path), "size": size}, cache)
@@ -57,8 +111,6 @@ def fetch_by_xet(
             if on_disk > seen:
                 arrived(on_disk - seen)
                 seen, last_growth = on_disk, time.monotonic()
-            if stopped():
-                raise XetFailed("was stopped")
             if time.monotonic() - last_growth > stall_seconds:
                 raise XetFailed(f"brought no byte for {stall_seconds:g} s")
         if process.returncode != 0:
