@@ -74,6 +74,7 @@ def test_no_lock_means_nothing_is_locked(wanted: manifest.Manifest) -> None:
     [
         (SHA256, SHA256[:-1], "sha256 of 64 hexadecimal digits"),
         (SHA256, SHA256.upper(), "sha256 of 64 hexadecimal digits"),
+        (SHA256, "null", "or there must be a git_blob"),
         (COMMIT, "main", "commit of 40 hexadecimal digits"),
         ("size: 12", "size: -1", "must be a whole number of 0 or more"),
         ("size: 12", "size: many", "must be a whole number"),
