@@ -15,6 +15,17 @@ from tests.weights_support import raw, safetensors
 from ltxops.embedded.hub import read_repositories
 from ltxops.models import manifest
 
+HUB_MANIFEST = """\
+version: 1
+models:
+  open: {repo: owner/open, file: deep/open.safetensors, dest: checkpoints/}
+  lora: {repo: owner/lora, file: lora.safetensors, dest: loras/renamed.safetensors}
+  folder: {repo: owner/folder, files: ["*.safetensors", "*.json"], dest: text_encoders/folder/}
+  gated: {repo: owner/gated, file: gated.safetensors, dest: loras/, gated: true}
+  # Not the hub's business.
+  link: {url: "https://example.org/x.safetensors", dest: loras/}
+profiles: {}
+"""
 MANIFEST = """\
 version: 1
 models:
@@ -76,8 +87,18 @@ class Site:
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[RunningHub]:
+    (tmp_path / "models.yaml").write_text(HUB_MANIFEST, encoding="utf-8")
     with RunningHub(tmp_path, token="hf_right") as running:
         yield running
+
+
+@pytest.fixture
+def small_disk(site: "Site") -> Iterator[Path]:
+    """Mount 8 MiB of memory where the root of the site is."""
+    site.root.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", site.root], check=True)
+    yield site.root
+    subprocess.run(["umount", site.root], check=True)
 
 
 @pytest.fixture
@@ -317,6 +338,39 @@ def test_a_body_longer_than_promised_is_bounded(site: Site) -> None:
     result = site.sync()
     assert result.returncode == 3 and f"more than the {len(content)} bytes" in result.stderr
     assert list((site.root / ".ltxops/incoming").iterdir()) == []
+
+
+def test_a_disk_that_is_too_small_is_named_before_the_first_byte(site: Site, small_disk: Path) -> None:
+    # R20
+    url = site.link("big.safetensors", safetensors(bytes(9_000_000)))
+    result = site.add(url, "--trust-first-use", "--root", site.root)
+    assert result.returncode == 4 and "short" in result.stderr
+    assert site.sent <= 1024 * 1024 and not site.overlay.exists()
+
+
+def test_a_disk_that_fills_up_in_the_middle_loses_nothing(site: Site, small_disk: Path) -> None:
+    # R21
+    content = safetensors(bytes(range(256)) * 20_000)
+    url = site.link("big.safetensors", content)
+    told(site.sync())
+    filler = small_disk / "filler"
+
+    async def fill(request: web.Request) -> web.StreamResponse | None:
+        if request.path.startswith("/files/") and "range" not in request.headers:
+            filler.write_bytes(bytes(6_000_000))
+        return await site._serve(request)
+
+    site.hub.fault = fill
+    proof = ("--sha256", hashlib.sha256(content).hexdigest(), "--root", site.root)
+    full = site.add(url, *proof)
+    assert full.returncode == 4 and "filled up while loras/big.safetensors arrived" in full.stderr
+    assert not (small_disk / "loras/big.safetensors").exists() and not site.overlay.exists()
+    site.hub.fault = site._serve
+    filler.unlink()
+    site.sent = 0
+    told(site.add(url, *proof, "--json"))
+    assert (small_disk / "loras/big.safetensors").read_bytes() == content
+    assert told(site.sync())["present"] == 2
 
 
 def test_a_file_at_hand_is_copied_and_its_hash_kept(site: Site) -> None:

@@ -24,7 +24,7 @@ from ltxops.embedded.weights import files_of, is_large
 from ltxops.errors import BadInput, CheckFailed
 from ltxops.models import manifest
 from ltxops.models.durable import write_bytes
-from ltxops.models.manifest import Manifest
+from ltxops.models.manifest import Manifest, Model
 
 NAME = "embedded hub (stand-in for Hugging Face, tiny files)"
 
@@ -60,7 +60,7 @@ class Repository:
 
 def write_missing(wanted: Manifest, root: Path) -> None:
     """Write the stand-in files of every model under ROOT/OWNER/NAME; files already there stay."""
-    for model in wanted.models.values():
+    for model in _hosted(wanted):
         for name, content in files_of(model).items():
             path = root / model.repo / name
             if not path.exists():
@@ -71,7 +71,7 @@ def write_missing(wanted: Manifest, root: Path) -> None:
 def read_repositories(wanted: Manifest, root: Path) -> dict[str, Repository]:
     """Hash what lies under `root` and return the repositories of the manifest by name."""
     repositories: dict[str, Repository] = {}
-    for model in wanted.models.values():
+    for model in _hosted(wanted):
         repository = repositories.setdefault(model.repo, Repository(model.repo))
         repository.gated |= model.gated
         if model.revision is not None:
@@ -88,6 +88,10 @@ def read_repositories(wanted: Manifest, root: Path) -> dict[str, Repository]:
         ).hexdigest()
         repository.revisions.add(repository.commit)
     return repositories
+
+
+def _hosted(wanted: Manifest) -> list[Model]:
+    return [model for model in wanted.models.values() if model.repo]
 
 
 def _entry(path: Path, *, large: bool) -> Entry:

@@ -216,7 +216,7 @@ def _locked_file(value: Value) -> LockedFile:
         raise entries["path"].error(f"'{path}' {problem}")
     sha256, git_blob = entries["sha256"], entries.get("git_blob")
     if sha256.is_null() and git_blob is None:
-        raise sha256.error("must be a sha256, or there must be a git_blob: else any bytes of that size would do")
+        raise sha256.error("must be a sha256, or there must be a git_blob, to prove the bytes by")
     return LockedFile(
         path=path,
         size=entries["size"].integer(),
