@@ -93,24 +93,31 @@ class Host:
         self.output.mkdir(parents=True)
         self.engine_port, self.port = free_port(), free_port()
         self.engine_url = f"http://127.0.0.1:{self.engine_port}"
+        self.backends = [self.engine_url]
         self.url = f"http://127.0.0.1:{self.port}"
         self.running: list[Process] = []
 
-    def start_engine(self) -> Process:
+    def start_engine(self, url: str = "") -> Process:
         """Start the stand-in ComfyUI and wait until it answers."""
+        url = url or self.engine_url
         engine = self._start(
-            "engine",
-            *("embedded", "comfyui", "--listen", "127.0.0.1", "--port", self.engine_port),
+            f"engine-{url[-5:]}",
+            *("embedded", "comfyui", "--listen", "127.0.0.1", "--port", url.rsplit(":", 1)[1]),
             *("--base-directory", self.base),
         )
-        engine.wait_until_it_answers(f"{self.engine_url}/system_stats")
+        engine.wait_until_it_answers(f"{url}/system_stats")
         return engine
+
+    def add_backend(self) -> str:
+        """Have one more ComfyUI, which writes to the same folders; returns its URL."""
+        self.backends.append(f"http://127.0.0.1:{free_port()}")
+        return self.backends[-1]
 
     def start_wrapper(self, *options: object, **environment: str) -> Process:
         """Start the wrapper and wait until it answers."""
         wrapper = self._start(
             "wrapper",
-            *("wrapper", "serve", "--port", self.port, "--backend", self.engine_url),
+            *("wrapper", "serve", "--port", self.port, "--backend", ",".join(self.backends)),
             *("--output-directory", self.output, "--state", self.state, *options),
             **environment,
         )
@@ -126,14 +133,28 @@ class Host:
         """Ask for a job and wait for its answer."""
         return call(f"{self.url}/generate/sync", {"input": {"workflow_json": graph, **fields}})
 
+    def submit(self, graph: object, **fields: object) -> tuple[int, Any]:
+        """Ask for a job and do not wait for its end."""
+        status, _, answer = call(f"{self.url}/generate", {"input": {"workflow_json": graph, **fields}})
+        return status, answer
+
+    def ended(self, job_id: str, seconds: float = 30.0) -> Any:
+        """Return the envelope of a job once it has ended."""
+
+        def ask() -> Any:
+            envelope = self.result(job_id)[1]
+            return envelope if envelope["status"] in ("completed", "failed", "cancelled") else None
+
+        return wait_for(ask, seconds)
+
     def result(self, job_id: str) -> tuple[int, Any]:
         """Return status and envelope of a job."""
         status, _, envelope = call(f"{self.url}/result/{job_id}")
         return status, envelope
 
-    def running_prompt(self) -> str:
+    def running_prompt(self, url: str = "") -> str:
         """Return the prompt id that ComfyUI works on, once it works on one."""
-        queue = wait_for(lambda: call(f"{self.engine_url}/queue")[2]["queue_running"])
+        queue = wait_for(lambda: call(f"{url or self.engine_url}/queue")[2]["queue_running"])
         return str(queue[0][1])
 
     def close(self) -> None:
