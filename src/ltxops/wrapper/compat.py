@@ -23,6 +23,8 @@ from ltxops.wrapper.refusals import Refused
 #: An answer beyond this many bytes is passed on as it is: it would have to be held whole to be changed.
 CHANGED_BYTES = 64 * 2**20
 CHUNK_BYTES = 2**16
+#: By the last three ComfyUI tells requests of a foreign web page.
+PASSED_HEADERS = frozenset({"content-type", "host", "origin", "sec-fetch-site"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".webm", ".mov", ".mkv", ".avi"})
 
 
@@ -49,7 +51,7 @@ def compat_routes(comfyui_url: str, session: aiohttp.ClientSession) -> APIRouter
 
     async def ask(request: Request, path: str, body: bytes | None = None) -> aiohttp.ClientResponse:
         query = f"?{request.url.query}" if request.url.query else ""
-        headers = {"Content-Type": "application/json"} if body is not None else {}
+        headers = {name: value for name, value in request.headers.items() if name in PASSED_HEADERS}
         url = URL(f"{comfyui_url}{path}{query}", encoded=True)
         try:
             return await session.request(

@@ -1,6 +1,7 @@
 """What the jobs ask of whoever fetches inputs, uploads outputs and calls webhooks; one who does nothing."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +11,10 @@ from ltxops.wrapper.schema import GenerateInput, OutputItem, S3Settings, Webhook
 
 class Deliverer(Protocol):
     """Everything that leaves the host for a job, or comes to it."""
+
+    @property
+    def counters(self) -> Any:
+        """A dataclass of numbers that only grow: what was delivered and what failed in this process."""
 
     async def open(self) -> None:
         """Begin: what an earlier process left undelivered is taken up."""
@@ -21,24 +26,33 @@ class Deliverer(Protocol):
         """Raise Refused(400) when what `wanted` asks for could never be delivered. No network."""
 
     async def fetch_inputs(
-        self, job_id: str, graph: dict[str, Any], backends_input_directory: Path | None
+        self, job_id: str, graph: Mapping[str, Any], input_directory: Path | None
     ) -> dict[str, Any]:
         """Return `graph` with names of fetched files for URLs; raises LtxopsError with one sentence."""
+
+    async def drop_inputs(self, job_id: str, input_directory: Path | None) -> None:
+        """Remove what was fetched for a job that has ended."""
 
     async def upload(
         self, job_id: str, items: list[OutputItem], s3: S3Settings | None
     ) -> tuple[list[OutputItem], str | None]:
         """Return the items with the URL of those uploaded, and why an upload failed, if one did."""
 
-    async def announce(self, job_id: str, envelope: dict[str, Any], webhook: WebhookSettings | None) -> None:
+    async def announce(
+        self, job_id: str, envelope: Mapping[str, Any], webhook: WebhookSettings | None
+    ) -> None:
         """Keep the event of a job's end for its webhook; it is durable when this returns."""
 
-    def counters(self) -> Mapping[str, int]:
-        """Return what has been delivered and what failed, by name, since the process started."""
+
+@dataclass
+class NoCounters:
+    """Nothing to count."""
 
 
 class NoDelivery:
     """Delivers nothing, and says so instead of accepting what it would not do."""
+
+    counters = NoCounters()
 
     async def open(self) -> None:
         """Begin."""
@@ -58,10 +72,13 @@ class NoDelivery:
                 )
 
     async def fetch_inputs(
-        self, job_id: str, graph: dict[str, Any], backends_input_directory: Path | None
+        self, job_id: str, graph: Mapping[str, Any], input_directory: Path | None
     ) -> dict[str, Any]:
         """Leave the graph as it is."""
-        return graph
+        return dict(graph)
+
+    async def drop_inputs(self, job_id: str, input_directory: Path | None) -> None:
+        """There is nothing to remove."""
 
     async def upload(
         self, job_id: str, items: list[OutputItem], s3: S3Settings | None
@@ -69,9 +86,7 @@ class NoDelivery:
         """Leave the files where they are."""
         return items, None
 
-    async def announce(self, job_id: str, envelope: dict[str, Any], webhook: WebhookSettings | None) -> None:
+    async def announce(
+        self, job_id: str, envelope: Mapping[str, Any], webhook: WebhookSettings | None
+    ) -> None:
         """Tell nobody."""
-
-    def counters(self) -> Mapping[str, int]:
-        """Nothing was delivered."""
-        return {}

@@ -119,6 +119,10 @@ class Generator:
             await self._store.call(self._store.database.change_request, job.id, changed)
         return fetched
 
+    async def drop_inputs(self, job: Job) -> None:
+        """Remove what was fetched for a job that has ended."""
+        await self._deliverer.drop_inputs(job.id, self._settings.input_directory)
+
     async def _collect(self, job: Job, backend: Backend, execution: Execution) -> list[OutputItem]:
         """Put the files into the folder of the job, and have the cleaners leave them alone."""
         items = await collect_outputs(

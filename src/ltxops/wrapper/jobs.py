@@ -243,6 +243,8 @@ class Jobs:
             return
         if job.s3 is not None:
             self._store.note(self._database.scrub)
+        with contextlib.suppress(LtxopsError, OSError):
+            await self._generator.drop_inputs(job)
         await self._announce(job.id, body, job.webhook)
 
     async def _announce(self, job_id: str, body: dict[str, Any], webhook: WebhookSettings | None) -> None:

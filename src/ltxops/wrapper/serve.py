@@ -7,7 +7,7 @@ import logging
 import signal as signals
 import socket
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import aiohttp
@@ -102,7 +102,7 @@ async def _serve(settings: Settings, listener: socket.socket, database: JobDatab
     session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
     async with Backends(settings.backends) as backends, session:
         jobs = Jobs(store, backends, deliverer, settings.jobs, lambda outcome: metrics.ended(outcome))
-        metrics = Metrics(jobs.counts, backends.report, deliverer.counters)
+        metrics = Metrics(jobs.counts, backends.report, lambda: asdict(deliverer.counters))
         await deliverer.open()
         await jobs.take_up()
         app = create_app(jobs, backends, deliverer, metrics, max_body_bytes=settings.max_body_bytes)
