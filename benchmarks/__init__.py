@@ -1,0 +1,1 @@
+"""Benchmarks that anyone can run on a laptop: no GPU, no account, no internet."""
