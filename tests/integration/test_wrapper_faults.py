@@ -2,22 +2,26 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from ltxops.errors import CheckFailed
 from ltxops.wrapper.backends import Backends
 from ltxops.wrapper.database import JobDatabase
-from ltxops.wrapper.deliverer import NoDelivery
+from ltxops.wrapper.deliverer import Deliverer, NoDelivery
 from ltxops.wrapper.envelope import Outcome
-from ltxops.wrapper.jobs import Jobs
+from ltxops.wrapper.jobs import WAITING_BYTES, Jobs
+from ltxops.wrapper.needed import needed_paths
 from ltxops.wrapper.refusals import Refused
 from ltxops.wrapper.requests import JobRequest, parse_request
+from ltxops.wrapper.schema import GenerateInput, OutputItem, S3Settings, WebhookSettings
 from ltxops.wrapper.settings import JobSettings
 from ltxops.wrapper.store import Store
 
@@ -55,7 +59,7 @@ class Engine:
         self.known: list[str] = []
         self.asked: list[tuple[str, Any]] = []
         self.sockets = 0
-        self.over = True
+        self.over = self.speaks = True
         self.sixth_socket = asyncio.Event()
         self.asked_for_a_file = asyncio.Event()
         self.may_answer = asyncio.Event()
@@ -84,6 +88,8 @@ class Engine:
 
     async def _socket(self, request: web.Request) -> web.WebSocketResponse:
         """A socket that is lost after its greeting: what became of a job is in the history."""
+        if not self.speaks:
+            raise web.HTTPNotFound
         self.sockets += 1
         if self.sockets == 6:
             self.sixth_socket.set()
@@ -126,10 +132,18 @@ class Engine:
 Question = Callable[[Jobs, JobRequest, Backends], Awaitable[None]]
 
 
-def ask(folder: Path, engines: "Engine | list[Engine]", question: Question, *, retry: bool = False) -> None:
+def ask(
+    folder: Path,
+    engines: "Engine | list[Engine]",
+    question: Question,
+    *,
+    retry: bool = False,
+    deliverer: Deliverer | None = None,
+    wanted: dict[str, Any] | None = None,
+) -> None:
     """Let `question` ask a wrapper in front of `engines` for the job "wanted"."""
-    body = json.dumps({"input": {"request_id": "wanted", "workflow_json": GRAPH}}).encode()
-    deliverer = NoDelivery()
+    body = json.dumps({"input": wanted or {"request_id": "wanted", "workflow_json": GRAPH}}).encode()
+    deliverer = deliverer or NoDelivery()
     settings = JobSettings(folder, max_waiting=1, deadline_seconds=20, retry_lost=retry)
 
     async def serve() -> None:
@@ -140,6 +154,7 @@ def ask(folder: Path, engines: "Engine | list[Engine]", question: Question, *, r
             store = Store(stack.enter_context(JobDatabase(folder / "state")))
             jobs = Jobs(store, backends, deliverer, settings)
             request = parse_request(body, deliverer.check)
+            await backends.probe()
             await asyncio.wait_for(question(jobs, request, backends), 20)
             await jobs.stop()
             store.close()
@@ -319,3 +334,136 @@ def test_another_clients_job_is_never_interrupted(tmp_path: Path) -> None:
 
     ask(tmp_path, engine, question)
     assert [name for name, _ in engine.asked] == ["queue"], "its own was taken out, and nothing interrupted"
+
+
+class Notary(NoDelivery):
+    """Delivers on paper: fetches under a made-up name, uploads as `problem` says, notes every end."""
+
+    def __init__(self, problem: str | None = None) -> None:
+        self.problem = problem
+        self.announced: list[tuple[str, str, WebhookSettings | None]] = []
+        self.dropped: list[str] = []
+
+    def check(self, wanted: GenerateInput) -> None:
+        """Take everything."""
+
+    async def fetch_inputs(
+        self, job_id: str, graph: Mapping[str, Any], input_directory: Path | None
+    ) -> dict[str, Any]:
+        """Give every picture the same name, and none to those that are nowhere."""
+        text = json.dumps(graph)
+        if "nowhere" in text:
+            raise CheckFailed("https://example.org/nowhere.png answered 404")
+        replaced: dict[str, Any] = json.loads(text.replace("https://example.org/a.png", f"{job_id}/1.png"))
+        return replaced
+
+    async def drop_inputs(self, job_id: str, input_directory: Path | None) -> None:
+        """Note it."""
+        self.dropped.append(job_id)
+
+    async def upload(
+        self, job_id: str, items: list[OutputItem], s3: S3Settings | None
+    ) -> tuple[list[OutputItem], str | None]:
+        """Leave the files, and say what there is to say."""
+        return items, self.problem
+
+    async def announce(
+        self, job_id: str, envelope: Mapping[str, Any], webhook: WebhookSettings | None
+    ) -> None:
+        """Note it."""
+        self.announced.append((job_id, envelope["status"], webhook))
+
+
+def picture(url: str, **fields: Any) -> dict[str, Any]:
+    """Return a request for a job that loads a picture."""
+    loads = {"1": {"class_type": "LoadImage", "inputs": {"image": url}}}
+    return {"request_id": "wanted", "workflow_json": loads, **fields}
+
+
+def test_what_urls_lead_to_is_submitted_and_the_end_is_announced(tmp_path: Path) -> None:
+    engine, notary = Engine({}), Notary()
+
+    async def question(jobs: Jobs, request: JobRequest, backends: Backends) -> None:
+        assert (await answer(jobs, request)).http_status == 200
+
+    webhook: dict[str, Any] = {"url": "https://example.org/done", "extra_params": {"user": 1}}
+    wanted = picture("https://example.org/a.png", webhook=webhook)
+    ask(tmp_path, engine, question, deliverer=notary, wanted=wanted)
+    assert engine.prompts == [{"1": {"class_type": "LoadImage", "inputs": {"image": "wanted/1.png"}}}]
+    assert notary.announced == [("wanted", "completed", WebhookSettings(**webhook))]
+    assert notary.dropped == ["wanted"]
+
+
+def test_an_input_that_cannot_be_fetched_fails_the_job(tmp_path: Path) -> None:
+    engine, notary = Engine({}), Notary()
+
+    async def question(jobs: Jobs, request: JobRequest, backends: Backends) -> None:
+        outcome = await answer(jobs, request)
+        assert (outcome.http_status, outcome.body["status"]) == (422, "failed")
+        assert outcome.body["message"] == "https://example.org/nowhere.png answered 404"
+
+    wanted = picture("https://example.org/nowhere.png")
+    ask(tmp_path, engine, question, deliverer=notary, wanted=wanted)
+    assert engine.prompts == [] and notary.announced == [("wanted", "failed", None)]
+
+
+def test_a_graph_that_is_refused_after_its_inputs_came_is_a_job_that_failed(tmp_path: Path) -> None:
+    engine, notary = Engine({}, accepts=0), Notary()
+
+    async def question(jobs: Jobs, request: JobRequest, backends: Backends) -> None:
+        outcome = await answer(jobs, request)
+        assert outcome.http_status == 422 and "no more" in outcome.body["message"]
+        assert await jobs.find("wanted") == outcome.body
+
+    ask(tmp_path, engine, question, deliverer=notary, wanted=picture("https://example.org/a.png"))
+
+
+def test_files_of_a_failed_upload_are_kept_and_listed(tmp_path: Path) -> None:  # R56
+    (tmp_path / "video").mkdir()
+    (tmp_path / "video" / CLIP["filename"]).write_bytes(b"clip")
+    engine, notary = Engine({"3": {"images": [CLIP]}}), Notary("the bucket answered 403")
+
+    async def question(jobs: Jobs, request: JobRequest, backends: Backends) -> None:
+        outcome = await answer(jobs, request)
+        assert (outcome.http_status, outcome.body["status"]) == (502, "failed")
+        assert outcome.body["message"] == "the bucket answered 403"
+        (item,) = outcome.body["output"]
+        assert item["local_path"] == str(tmp_path / "wanted" / CLIP["filename"]) and "url" not in item
+        needed = needed_paths(tmp_path / "state" / "jobs.sqlite3", grace_seconds=600)
+        assert needed == {tmp_path / "video" / CLIP["filename"], Path(item["local_path"])}
+
+    ask(tmp_path, engine, question, deliverer=notary)
+    assert (tmp_path / "wanted" / CLIP["filename"]).read_bytes() == b"clip"
+
+
+def test_a_backend_without_websocket_is_down_and_says_so(tmp_path: Path) -> None:
+    engine = Engine({})
+    engine.speaks = False
+
+    async def question(jobs: Jobs, request: JobRequest, backends: Backends) -> None:
+        await backends.probe()
+        (backend,) = backends.report()
+        assert (backend.state, backend.http, backend.websocket) == ("down", True, False)
+        assert backend.error is not None and "/ws" in backend.error
+        engine.speaks = True
+        await backends.probe()
+        assert backends.report()[0].state == "up"
+
+    ask(tmp_path, engine, question)
+
+
+def test_workflows_that_wait_have_bounded_bytes(tmp_path: Path) -> None:  # R59
+    engine = Engine({})
+    engine.over = False
+
+    async def question(jobs: Jobs, request: JobRequest, backends: Backends) -> None:
+        huge = dataclasses.replace(request, size=WAITING_BYTES * 2)
+        job = await jobs.start(huge, time.monotonic())
+        with pytest.raises(Refused, match="bytes") as refused:
+            await jobs.start(dataclasses.replace(request, id="other"), time.monotonic())
+        assert refused.value.status == 503
+        engine.over = True
+        assert (await jobs.outcome(job)).http_status == 200
+        assert await jobs.start(dataclasses.replace(request, id="other"), time.monotonic())
+
+    ask(tmp_path, engine, question)

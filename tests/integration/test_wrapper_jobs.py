@@ -282,6 +282,16 @@ def test_jobs_wait_here_and_go_to_the_backend_that_is_free_first(
     assert long.result()[0] == 422
 
 
+def test_a_job_that_waits_too_long_is_ended_like_one_that_runs_too_long(host: Host) -> None:
+    host.start_engine()
+    host.start_wrapper("--job-timeout", 1.5)
+    for name in ("running", "waiting"):
+        assert host.submit(LONG, request_id=name)[0] == 202
+    for name in ("running", "waiting"):
+        assert "within 1.5 s" in host.ended(name)["message"]
+    wait_for(lambda: call(f"{host.engine_url}/queue")[2] == IDLE, 5)
+
+
 def test_keys_of_a_request_are_gone_with_its_job(host: Host) -> None:
     """The request is kept as long as it is needed, and then no byte of it is left in any file."""
     host.start_engine()

@@ -89,6 +89,8 @@ class Executor:
         """Return the backend that is taken for the job, and how it stands there if it has it already."""
         if running is not None:
             self._slots.occupy(running.backend)
+            if running.begun:
+                job.become("generating")
             return running.backend, running.execution
         if not job.accepted and not self._backends.healthy():
             await self._backends.probe()

@@ -21,7 +21,7 @@ class Job:
 
     `admitted` is set once the job is kept for sure, or has why it is not. `task` brings the job to its
     outcome and is never cancelled; `work` is the part of it that waits for others, and is when `ending` says
-    why. `counted` jobs are those that the limit is about.
+    why. `counted` jobs are those that the limits are about, `size` the bytes of their bodies.
     """
 
     def __init__(self, job_id: str, fingerprint: str, arrived: float) -> None:
@@ -41,6 +41,7 @@ class Job:
         self.execution: Execution | None = None
         self.started_at = time.time()
         self.retried = self.counted = False
+        self.size = 0
         self._listeners: list[asyncio.Queue[Message]] = []
 
     @property
@@ -88,6 +89,7 @@ class Job:
             self.marks.started, self.started_at = self.marks.started or time.monotonic(), time.time()
             self.become("generating")
         elif event.kind == "executing" and event.node is not None:
+            self.become("generating")  # the start of one that is taken up was told to another process
             self._tell("node", {"id": self.id, "node": event.node})
         elif event.percentage is not None:
             step = {"step": event.value, "steps": event.max, "percentage": event.percentage}

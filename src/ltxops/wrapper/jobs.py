@@ -32,6 +32,8 @@ log = logging.getLogger("ltxops.wrapper")
 
 #: How long `cancel` waits for a job's answer.
 CANCEL_SECONDS = 5.0
+#: How many bytes of requests may wait together; one alone may always.
+WAITING_BYTES = 64 * 2**20
 
 
 class Jobs:
@@ -137,6 +139,8 @@ class Jobs:
     async def _bring(self, job: Job, work: Coroutine[Any, Any, Outcome]) -> None:
         """Bring a job to its outcome, whatever happens."""
         job.work = asyncio.create_task(work)
+        if job.ending is not None:
+            job.work.cancel()
         refused: Refused | None = None
         try:
             outcome = await job.work
@@ -167,7 +171,7 @@ class Jobs:
                 raise _conflict(job.id)
             if stored.envelope is not None and stored.http_status is not None:
                 return Outcome(stored.http_status, stored.envelope)
-        self._make_room(job)
+        self._make_room(job, request.size)
         wanted = await asyncio.to_thread(request.stored)
         try:
             await self._store.call(self._database.accept, job.id, job.fingerprint, wanted)
@@ -216,8 +220,8 @@ class Jobs:
             await self._keep(job, outcome)
         return outcome
 
-    def _make_room(self, job: Job) -> None:
-        """Count `job` in, or raise Refused(503)."""
+    def _make_room(self, job: Job, size: int) -> None:
+        """Count `job` in, whose body has `size` bytes, or raise Refused(503)."""
         if self._stopping:
             raise _stopping(job.id)
         if sum(other.counted for other in self._active.values()) >= self.limit:
@@ -226,7 +230,15 @@ class Jobs:
                 "queue_full",
                 f"{self.limit} jobs are unfinished already, which is the limit; try again later",
             )
-        job.counted = True
+        held = sum(other.size for other in self._active.values() if other.counted)
+        if held and held + size > WAITING_BYTES:
+            raise Refused(
+                503,
+                "queue_full",
+                f"the workflows of unfinished jobs have {held} bytes, and {WAITING_BYTES} is the limit; try "
+                "again later",
+            )
+        job.counted, job.size = True, size
 
     async def _keep(self, job: Job, outcome: Outcome) -> None:
         body = outcome.body

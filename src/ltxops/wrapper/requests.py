@@ -38,7 +38,8 @@ _random = random.SystemRandom()
 class JobRequest:
     """A checked request. `fingerprint` is equal exactly when two requests ask for the same thing.
 
-    `s3` and `webhook` are None when the request leaves them to the host's own settings.
+    `s3` and `webhook` are None when the request leaves them to the host's own settings. `size` is that of its
+    body in bytes.
     """
 
     id: str
@@ -46,6 +47,7 @@ class JobRequest:
     fingerprint: str
     s3: S3Settings | None = None
     webhook: WebhookSettings | None = None
+    size: int = 0
 
     def stored(self) -> dict[str, Any]:
         """Return what is needed to run the job, as JSON, its random integers drawn."""
@@ -96,7 +98,7 @@ def parse_request(body: bytes, check: Callable[[GenerateInput], None]) -> JobReq
     settings = [None if given is None else given.model_dump() for given in (s3, webhook)]
     canonical = json.dumps([wanted.workflow_json, *settings], sort_keys=True, separators=(",", ":"))
     fingerprint = hashlib.sha256(canonical.encode()).hexdigest()
-    return JobRequest(request_id, wanted.workflow_json, fingerprint, s3, webhook)
+    return JobRequest(request_id, wanted.workflow_json, fingerprint, s3, webhook, len(body))
 
 
 def _asks(webhook: WebhookSettings) -> bool:

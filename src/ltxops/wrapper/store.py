@@ -15,7 +15,7 @@ _T = TypeVar("_T")
 
 
 class Store:
-    """Runs the methods of `database` in a thread. A call counts from when it is made, awaited or not."""
+    """Runs the methods of `database` in a thread. A call that was made is done, whoever stops waiting."""
 
     def __init__(self, database: JobDatabase) -> None:
         self.database = database
@@ -23,7 +23,8 @@ class Store:
 
     def call(self, method: Callable[..., _T], *args: object, **options: object) -> "asyncio.Future[_T]":
         """Begin a call of a method of `database` and return its result to be awaited."""
-        return asyncio.get_running_loop().run_in_executor(self._thread, partial(method, *args, **options))
+        loop = asyncio.get_running_loop()
+        return asyncio.shield(loop.run_in_executor(self._thread, partial(method, *args, **options)))
 
     def note(self, method: Callable[..., None], *args: object) -> None:
         """Begin a call that nobody waits for: later calls come after it, and a failure is in the log."""

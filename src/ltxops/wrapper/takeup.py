@@ -1,7 +1,7 @@
 """Jobs that an earlier process left unfinished: where each one is now."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ltxops.generation.comfyui import Execution, ServiceDown
 from ltxops.generation.execution import in_queue
@@ -15,10 +15,11 @@ ASK_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Running:
-    """A job that a ComfyUI has already."""
+    """A job that a ComfyUI has already; `begun` when it has been seen at work on it."""
 
     backend: Backend
     execution: Execution
+    begun: bool = False
 
 
 async def locate(backends: Backends, job: LeftOver) -> Running | None:
@@ -35,24 +36,24 @@ async def locate(backends: Backends, job: LeftOver) -> Running | None:
         raise BackendLost(f"the wrapper was restarted without {job.backend}, which had the job")
     while True:
         try:
-            known = await _knows(backend, job.prompt_id)
+            running = await _find(backend, job.prompt_id)
             break
         except ServiceDown:
             await asyncio.sleep(ASK_SECONDS)
-    if known:
-        return Running(backend, Execution(job.prompt_id, 0))
-    if not job.submitted:
-        return None
+    if running is not None or not job.submitted:
+        return running
     raise BackendLost(
         f"ComfyUI at {job.backend} no longer knows the job, which it had as prompt {job.prompt_id}: it was "
         "restarted, too, or its queue or history was cleared"
     )
 
 
-async def _knows(backend: Backend, prompt_id: str) -> bool:
+async def _find(backend: Backend, prompt_id: str) -> Running | None:
+    running = Running(backend, Execution(prompt_id, 0))
     if await backend.client.history(prompt_id) is not None:
-        return True
-    if in_queue(await backend.client.queue(), prompt_id):
-        return True
+        return running
+    queue = await backend.client.queue()
+    if in_queue(queue, prompt_id):
+        return replace(running, begun=in_queue({"queue_running": queue.get("queue_running")}, prompt_id))
     # It can move from the queue to the history between the two questions.
-    return await backend.client.history(prompt_id) is not None
+    return None if await backend.client.history(prompt_id) is None else running
