@@ -3,9 +3,9 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Path, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -22,6 +22,7 @@ from ltxops.wrapper.metrics import Metrics
 from ltxops.wrapper.refusals import Refused
 from ltxops.wrapper.requests import JobRequest, check_request_id, parse_request
 from ltxops.wrapper.schema import (
+    REQUEST_ID_PATTERN,
     Accepted,
     Envelope,
     ErrorBody,
@@ -31,6 +32,9 @@ from ltxops.wrapper.schema import (
     request_body_schema,
 )
 from ltxops.wrapper.stream import job_events
+
+#: Documented, and checked by hand: FastAPI's own refusal has another shape.
+RequestId = Annotated[str, Path(json_schema_extra={"pattern": f"^{REQUEST_ID_PATTERN}$"})]
 
 _REFUSED: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The request is wrong, or ComfyUI refused the graph"},
@@ -180,7 +184,7 @@ def _add_jobs(app: FastAPI, jobs: Jobs) -> None:
         response_model=Envelope,
         responses=_UNKNOWN,
     )
-    async def result(request_id: str) -> StrictJSON:
+    async def result(request_id: RequestId) -> StrictJSON:
         envelope = await jobs.find(check_request_id(request_id))
         if envelope is not None and envelope["status"] in ("completed", "failed", "cancelled"):
             jobs.fetched(request_id)
@@ -192,7 +196,7 @@ def _add_jobs(app: FastAPI, jobs: Jobs) -> None:
         response_model=Envelope,
         responses=_UNKNOWN,
     )
-    async def cancel(request_id: str) -> StrictJSON:
+    async def cancel(request_id: RequestId) -> StrictJSON:
         return known(request_id, await jobs.cancel(check_request_id(request_id)))
 
 

@@ -52,8 +52,9 @@ class GenerateInput(BaseModel):
 
     request_id: OptionalText = Field(
         default=None,
+        json_schema_extra={"pattern": f"^({REQUEST_ID_PATTERN})?$"},
         description="Letters, digits, `-` and `_`, at most 128. Made up when absent or empty. The same "
-        "id with the same input answers the same job; with another input it is refused (409).",
+        "id with the same body answers the same job; with another body it is refused (409).",
     )
     workflow_json: dict[str, Any] = Field(
         description="The graph in ComfyUI's API format. A value that is exactly `__RANDOM_INT__` becomes a "
