@@ -234,12 +234,12 @@ def test_a_stop_leaves_the_jobs_to_the_next_start(
     assert time.monotonic() - begun < 5
     status, headers, refused = answer.result()
     assert status == 503 and int(headers["retry-after"]) > 0 and "GET /result/kept" in refused["message"]
-    assert host.running_prompt() == prompt_id, "ComfyUI goes on"
     assert json.loads(wrapper.stdout.read_text().splitlines()[-1]) == {"ok": True}
     assert "Traceback" not in wrapper.text()
     host.start_wrapper()
     status, _, envelope = host.generate(body, request_id="kept")
     assert (status, envelope["status"]) == (200, "completed")
+    assert envelope["comfyui_response"]["execution_details"]["prompt_id"] == prompt_id, "ComfyUI went on"
     assert len(list(host.output.glob("video/kept_*"))) == 1
 
 

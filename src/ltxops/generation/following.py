@@ -62,6 +62,9 @@ class Following:
                         # A pause, so that a service that drops every socket is not asked in a tight loop.
                         await asyncio.sleep(_ENDING_SECONDS)
                         self._socket = await open_socket(self._transport, self._client_id)
+                        # The job's last message may have come before there was a socket to hear it.
+                        if await self._ended():
+                            return
                     down_since = None
                 except ServiceDown as error:
                     down_since = down_since or time.monotonic()
