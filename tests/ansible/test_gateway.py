@@ -243,7 +243,7 @@ def test_two_authorization_headers_do_not_pass_with_a_wrong_first_one(gateway: G
 
 
 def test_each_route_reaches_its_backend_without_the_token(gateway: Gateway) -> None:  # R8
-    for route in ("/prompt", "/api/queue", "/view?filename=a.mp4&type=output", "/history/x", "/"):
+    for route in ("/prompt", "/api/queue", "/view?filename=a.mp4&type=output", "/queue", "/"):
         gateway.forget()
         assert gateway.request("GET", route, headers=GOOD)[0] == 200
         assert [path for _, path, _ in gateway.comfyui.seen] == [route]
@@ -251,6 +251,17 @@ def test_each_route_reaches_its_backend_without_the_token(gateway: Gateway) -> N
         gateway.forget()
         assert gateway.request("GET", route, headers=GOOD)[0] == 200
         assert [path for _, path, _ in gateway.wrapper.seen] == [route]
+    for method, route in (
+        ("GET", "/history?max_items=1"),
+        ("GET", "/history/x"),
+        ("POST", "/queue"),
+        ("POST", "/interrupt"),
+    ):
+        for prefix in ("", "/api"):
+            gateway.forget()
+            assert gateway.request(method, prefix + route, headers=GOOD)[0] == 200
+            assert [path for _, path, _ in gateway.wrapper.seen] == [f"/compat{route}"]
+            assert gateway.comfyui.seen == []
     assert all("Authorization" not in headers for _, _, headers in gateway.reached())
 
 

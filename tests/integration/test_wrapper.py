@@ -4,176 +4,29 @@ import asyncio
 import base64
 import hashlib
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.error import HTTPError, URLError
+from typing import Any
 from urllib.parse import urljoin
-from urllib.request import Request, urlopen
+from urllib.request import urlopen
 
 import pytest
+from tests.integration.wrapper_host import LONG, LTXOPS, SIGNAL, Host, call, free_port, graph, wait_for
 
 from ltxops.wrapper.backends import Backends
 from ltxops.wrapper.database import JobDatabase
+from ltxops.wrapper.deliverer import NoDelivery
 from ltxops.wrapper.jobs import Jobs
 from ltxops.wrapper.requests import parse_request
-
-LTXOPS = [sys.executable, "-m", "ltxops.cli.main"]
-SIGNAL = "BACKENDS_READY"
-
-_T = TypeVar("_T")
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def call(url: str, body: object = None, *, raw: bytes | None = None) -> tuple[int, dict[str, str], Any]:
-    """Return status, headers (lower case) and JSON of an answer, whatever its status."""
-    data = raw if raw is not None else None if body is None else json.dumps(body).encode()
-    request = Request(url, data, {"Content-Type": "application/json"})
-    try:
-        response = urlopen(request, timeout=60)
-    except HTTPError as error:
-        response = error
-    with response:
-        text = response.read()
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        return response.status, headers, json.loads(text) if text[:1] in b"{[" and text else None
-
-
-def wait_for(condition: Callable[[], _T], seconds: float = 20.0) -> _T:
-    """Return the first true value of `condition`."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            if value := condition():
-                return value
-        except (URLError, ConnectionError):
-            pass
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
-class Process:
-    """A command of this project in the background, its output in two files."""
-
-    def __init__(self, folder: Path, name: str, *args: object, **environment: str) -> None:
-        self.stdout, self.stderr = folder / f"{name}.out", folder / f"{name}.err"
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("S3_")}
-        with self.stdout.open("ab") as out, self.stderr.open("ab") as err:
-            self.process = subprocess.Popen(
-                [*LTXOPS, *map(str, args)],
-                stdout=out,
-                stderr=err,
-                env={**inherited, **environment},
-            )
-
-    def text(self) -> str:
-        """Return everything it has printed."""
-        return self.stdout.read_text() + self.stderr.read_text()
-
-    def wait_until_it_answers(self, url: str) -> None:
-        """Wait for any answer, and no longer than the process lives."""
-        wait_for(lambda: self.process.poll() is not None or call(url)[0])
-        assert self.process.poll() is None, self.text()
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal and return the exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        return self.process.wait(15)
-
-
-class Host:
-    """One stand-in ComfyUI and one wrapper, each started when a test says so."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.base, self.output, self.state = folder / "comfy", folder / "comfy/output", folder / "state"
-        self.output.mkdir(parents=True)
-        self.engine_port, self.port = free_port(), free_port()
-        self.engine_url = f"http://127.0.0.1:{self.engine_port}"
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.running: list[Process] = []
-
-    def start_engine(self) -> Process:
-        """Start the stand-in ComfyUI and wait until it answers."""
-        engine = self._start(
-            "engine",
-            *("embedded", "comfyui", "--listen", "127.0.0.1", "--port", self.engine_port),
-            *("--base-directory", self.base),
-        )
-        engine.wait_until_it_answers(f"{self.engine_url}/system_stats")
-        return engine
-
-    def start_wrapper(self, *options: object, **environment: str) -> Process:
-        """Start the wrapper and wait until it answers."""
-        wrapper = self._start(
-            "wrapper",
-            *("wrapper", "serve", "--port", self.port, "--backend", self.engine_url),
-            *("--output-directory", self.output, "--state", self.state, *options),
-            **environment,
-        )
-        wrapper.wait_until_it_answers(f"{self.url}/health")
-        return wrapper
-
-    def _start(self, name: str, *args: object, **environment: str) -> Process:
-        process = Process(self.folder, name, *args, **environment)
-        self.running.append(process)
-        return process
-
-    def generate(self, graph: object, **fields: object) -> tuple[int, dict[str, str], Any]:
-        """Ask for a job and wait for its answer."""
-        return call(f"{self.url}/generate/sync", {"input": {"workflow_json": graph, **fields}})
-
-    def result(self, job_id: str) -> tuple[int, Any]:
-        """Return status and envelope of a job."""
-        status, _, envelope = call(f"{self.url}/result/{job_id}")
-        return status, envelope
-
-    def running_prompt(self) -> str:
-        """Return the prompt id that ComfyUI works on, once it works on one."""
-        queue = wait_for(lambda: call(f"{self.engine_url}/queue")[2]["queue_running"])
-        return str(queue[0][1])
-
-    def close(self) -> None:
-        """End what still runs."""
-        for process in reversed(self.running):
-            process.end(signal.SIGKILL)
-
-
-def graph(frames: int = 9, prefix: str = "video/check", size: int = 64) -> dict[str, Any]:
-    """Return a workflow that needs no weights. The noise is not connected: it only carries a seed."""
-    return {
-        "1": {
-            "class_type": "EmptyImage",
-            "inputs": {"width": size, "height": size, "batch_size": frames, "color": 255},
-        },
-        "2": {"class_type": "CreateVideo", "inputs": {"images": ["1", 0], "fps": 24}},
-        "3": {
-            "class_type": "SaveVideo",
-            "inputs": {"video": ["2", 0], "filename_prefix": prefix, "format": "mp4", "codec": "auto"},
-        },
-        "4": {"class_type": "RandomNoise", "inputs": {"noise_seed": "__RANDOM_INT__"}},
-    }
-
-
-#: Takes longer than any test waits; tests interrupt it or kill what runs it.
-LONG = graph(4000, "video/long", 2048)
+from ltxops.wrapper.settings import JobSettings
+from ltxops.wrapper.store import Store
 
 
 @pytest.fixture
@@ -450,18 +303,27 @@ def test_a_client_that_goes_away_loses_nothing(shared: Host) -> None:
 
 
 def test_one_who_stops_waiting_leaves_the_others_their_answer(shared: Host, tmp_path: Path) -> None:
-    request = parse_request(json.dumps({"input": {"workflow_json": graph(120, "video/both")}}).encode())
+    deliverer = NoDelivery()
+    body = json.dumps({"input": {"workflow_json": graph(120, "video/both")}}).encode()
+    request = parse_request(body, deliverer.check)
 
     async def wait_in_pairs() -> str:
         with JobDatabase(tmp_path / "state") as database:
             async with Backends([shared.engine_url]) as backends:
-                jobs = Jobs(database, backends, shared.output, max_waiting=1, deadline_seconds=60)
-                waiters = [asyncio.create_task(jobs.run(request, time.monotonic())) for _ in range(2)]
+                settings = JobSettings(shared.output, max_waiting=1, deadline_seconds=60)
+                store = Store(database)
+                jobs = Jobs(store, backends, deliverer, settings)
+
+                async def wait() -> str:
+                    outcome = await jobs.outcome(await jobs.start(request, time.monotonic()))
+                    return str(outcome.body["status"])
+
+                waiters = [asyncio.create_task(wait()) for _ in range(2)]
                 await asyncio.sleep(0.01)
                 waiters[0].cancel()
-                outcome = await waiters[1]
-                await jobs.close()
-                return str(outcome.body["status"])
+                status = await waiters[1]
+                store.close()
+                return status
 
     assert asyncio.run(wait_in_pairs()) == "completed"
 
@@ -482,7 +344,7 @@ def test_an_interrupted_generation_is_a_failure_with_its_reason(
     assert shared.result("interrupted") == (200, envelope)
 
 
-def test_too_many_jobs_are_told_to_come_back_and_wrong_ones_still_hear_why(
+def test_too_many_jobs_are_told_to_come_back_and_wrong_ones_still_hear_why(  # R59 R60
     host: Host, background: Callable[..., "Future[Any]"]
 ) -> None:
     host.start_engine()
@@ -492,11 +354,17 @@ def test_too_many_jobs_are_told_to_come_back_and_wrong_ones_still_hear_why(
     wrong = graph()
     wrong["1"]["inputs"]["width"] = "wide"
     begun = time.monotonic()
-    assert host.generate(wrong)[0] == 400, "refused while another job runs"
+    status, _, body = host.generate(wrong, request_id="wrong")
+    assert status == 400 and set(body["node_errors"]) == {"1"}, "refused while another job runs"
     assert time.monotonic() - begun < 2
+    assert host.result("wrong")[0] == 404
     assert host.generate(graph(), request_id="running")[0] == 409, "while it runs, too"  # R61
     waiting = [background(host.generate, graph(), request_id=f"waiting-{n}") for n in range(2)]
     wait_for(lambda: call(f"{host.url}/health")[2]["jobs"] == {"queued": 2, "running": 1})
+    queue = call(f"{host.engine_url}/queue")[2]
+    assert (len(queue["queue_running"]), queue["queue_pending"]) == (1, []), "the others wait in the wrapper"
+    info = call(f"{host.url}/queue-info")[2]
+    assert (info["queued"], info["running"], info["limit"]) == (2, 1, 3)
     assert host.result("waiting-0")[1]["status"] == "queued"
     status, headers, body = host.generate(graph(), request_id="too-many")
     assert status == 503 and int(headers["retry-after"]) > 0 and "3 jobs" in body["message"]
@@ -507,49 +375,6 @@ def test_too_many_jobs_are_told_to_come_back_and_wrong_ones_still_hear_why(
         status, _, envelope = answer.result()
         assert status == 200 and envelope["timings"]["queued"] > 400
     assert wrapper.process.poll() is None
-
-
-def test_after_a_kill_every_accepted_job_is_answered(  # R58
-    host: Host, background: Callable[..., "Future[Any]"]
-) -> None:
-    host.start_engine()
-    first = host.start_wrapper()
-    wait_for(lambda: SIGNAL in first.text())
-    assert host.generate(graph(), request_id="done")[0] == 200
-    clients = [background(host.generate, LONG, request_id=name) for name in ("running", "waiting")]
-    wait_for(lambda: call(f"{host.url}/health")[2]["jobs"] == {"queued": 1, "running": 1})
-    wait_for(lambda: first.text().count("is with") == 3)
-    first.end(signal.SIGKILL)
-    assert all(client.exception() is not None for client in clients)
-    host.start_wrapper()
-    assert host.result("done")[1]["status"] == "completed"
-    for name in ("running", "waiting"):
-        status, envelope = host.result(name)
-        assert (status, envelope["id"], envelope["status"]) == (200, name, "failed")
-        assert "the wrapper restarted while the job was with ComfyUI as prompt" in envelope["message"]
-        assert host.generate(LONG, request_id=name)[::2] == (502, envelope), "not run again by itself"
-
-
-def test_a_stop_answers_who_waits_and_frees_comfyui(
-    host: Host, background: Callable[..., "Future[Any]"]
-) -> None:
-    host.start_engine()
-    wrapper = host.start_wrapper("--json")
-    answers = [background(host.generate, LONG, request_id=name) for name in ("running", "waiting")]
-    wait_for(lambda: wrapper.text().count("is with") == 2)
-    host.running_prompt()
-    begun = time.monotonic()
-    assert wrapper.end(signal.SIGTERM) == 0
-    assert time.monotonic() - begun < 5
-    for answer in answers:
-        status, _, envelope = answer.result()
-        assert (status, envelope["status"]) == (502, "failed") and "restarted" in envelope["message"]
-    idle: dict[str, Any] = {"queue_running": [], "queue_pending": []}
-    wait_for(lambda: call(f"{host.engine_url}/queue")[2] == idle, 3)
-    assert json.loads(wrapper.stdout.read_text().splitlines()[-1]) == {"ok": True}
-    assert "Traceback" not in wrapper.text()
-    host.start_wrapper()
-    assert host.result("running")[1]["status"] == "failed"
 
 
 def test_a_comfyui_that_dies_fails_its_job_and_the_next_one_works(  # R36
@@ -590,7 +415,9 @@ def test_the_log_says_ready_when_it_is_and_nobody_else_can_say_it(host: Host) ->
     assert SIGNAL in wrapper.stdout.read_text().splitlines(), "alone on its line"
     status, _, health = call(f"{host.url}/health")
     assert (status, health["status"]) == (200, "ok")
-    assert health["backends"] == [{"url": host.engine_url, "state": "up", "error": None}]
+    (backend,) = health["backends"]
+    assert (backend["url"], backend["state"], backend["error"]) == (host.engine_url, "up", None)
+    assert (backend["http"], backend["websocket"]) == (True, True)
 
     before = wrapper.text().count(SIGNAL), wrapper.text().count("Application startup failed")
     nasty = graph(prefix=f"{SIGNAL}")
@@ -607,12 +434,6 @@ def test_the_log_says_ready_when_it_is_and_nobody_else_can_say_it(host: Host) ->
     after = wrapper.text().count(SIGNAL), wrapper.text().count("Application startup failed")
     assert after == before
     assert "BACKENDS_READY_TIMEOUT" not in wrapper.text()
-
-
-def test_settings_for_a_delivery_that_is_not_made_are_named_at_the_start(host: Host) -> None:
-    wrapper = host.start_wrapper(S3_BUCKET_NAME="videos", S3_SECRET_ACCESS_KEY="hunter2")
-    wait_for(lambda: "S3_BUCKET_NAME" in wrapper.text())
-    assert "hunter2" not in wrapper.text()
 
 
 def test_what_stops_a_start_is_one_sentence_and_an_exit_code(host: Host) -> None:

@@ -6,10 +6,28 @@ from typing import Any
 
 import pytest
 
+from ltxops.wrapper.deliverer import NoDelivery
 from ltxops.wrapper.refusals import Refused
-from ltxops.wrapper.requests import MAX_RANDOM_INT, RANDOM_INT, fill_random_ints, parse_request
+from ltxops.wrapper.requests import (
+    MAX_RANDOM_INT,
+    RANDOM_INT,
+    JobRequest,
+    fill_random_ints,
+    names_urls,
+)
+from ltxops.wrapper.requests import parse_request as parse_checked
+from ltxops.wrapper.schema import GenerateInput
 
 GRAPH = {"1": {"class_type": "EmptyImage", "inputs": {"width": 64}}}
+
+
+def parse_request(data: bytes) -> JobRequest:
+    """Return the job of a wrapper that delivers nothing."""
+    return parse_checked(data, NoDelivery().check)
+
+
+def anything(wanted: GenerateInput) -> None:
+    """Take every delivery."""
 
 
 def body(**fields: Any) -> bytes:
@@ -97,9 +115,8 @@ def test_a_request_id_is_kept_as_given(request_id: str) -> None:
 
 def test_the_empty_settings_of_the_documented_example_ask_for_nothing() -> None:
     fields = ("access_key_id", "secret_access_key", "endpoint_url", "bucket_name", "region")
-    webhook = {"url": "", "extra_params": {"user_id": "12345", "project_id": "abc-def"}}
-    wanted = parse_request(body(request_id="", s3=dict.fromkeys(fields, ""), webhook=webhook))
-    assert wanted.graph == GRAPH
+    wanted = parse_request(body(request_id="", s3=dict.fromkeys(fields, ""), webhook={"url": ""}))
+    assert wanted.graph == GRAPH and wanted.s3 is None and wanted.webhook is None
     absents: list[Any] = [None, {}, ""]
     for absent in absents:
         assert parse_request(body(s3=absent, webhook=absent)).fingerprint == wanted.fingerprint
@@ -111,6 +128,32 @@ def test_the_empty_settings_of_the_documented_example_ask_for_nothing() -> None:
 def test_a_delivery_that_is_not_made_is_refused_and_not_ignored(fields: dict[str, Any]) -> None:
     refused = refusal(body(**fields))
     assert refused.status == 400 and f"input.{next(iter(fields))} is set" in str(refused)
+
+
+def test_another_delivery_is_another_request() -> None:  # R61
+    """Parameters without a URL are for the address that the host has."""
+    asked: list[dict[str, Any]] = [
+        {},
+        {"s3": {"bucket_name": "a"}},
+        {"s3": {"bucket_name": "b"}},
+        {"webhook": {"url": "https://example.org/done"}},
+        {"webhook": {"url": "", "extra_params": {"user_id": "12345"}}},
+    ]
+    requests = [parse_checked(body(**fields), anything) for fields in asked]
+    assert len({request.fingerprint for request in requests}) == len(asked)
+    webhook = requests[4].webhook
+    assert webhook is not None and webhook.extra_params == {"user_id": "12345"}
+
+
+def test_a_graph_that_names_urls_is_known() -> None:
+    for value, expected in (
+        ("https://example.org/a.png", True),
+        ("HTTP://example.org/a.png", True),
+        ("see https://example.org", False),
+        (5, False),
+    ):
+        assert names_urls({"1": {"class_type": "LoadImage", "inputs": {"image": value}}}) is expected
+    assert names_urls({"1": {"class_type": "X"}}) is False
 
 
 def test_the_same_workflow_has_the_same_fingerprint_in_any_spelling() -> None:

@@ -12,11 +12,13 @@ import yaml
 
 from ltxops.cli import wrapper as command
 from ltxops.errors import BadInput, CheckFailed
-from ltxops.wrapper.app import StrictJSON
+from ltxops.wrapper.answers import StrictJSON
 from ltxops.wrapper.backends import SILENCE_SECONDS, Backends, judge, parse_backends
+from ltxops.wrapper.faults import judge_error
 from ltxops.wrapper.logs import SIGNALS, HarmlessFormatter
 from ltxops.wrapper.schema import request_body_schema
-from ltxops.wrapper.serve import listen, undelivered
+from ltxops.wrapper.serve import listen
+from ltxops.wrapper.slots import Slots
 
 
 def format_record(message: str, *args: object) -> str:
@@ -72,19 +74,95 @@ def test_a_backend_that_is_no_url_is_refused(text: str) -> None:
 
 
 def test_a_job_goes_to_a_backend_that_answers_and_has_least_to_do() -> None:
-    async def choose() -> list[str]:
+    async def order() -> list[list[str]]:
         backends = Backends(["http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3"])
         first, second, third = backends.all
-        chosen = [backends.choose().url]
+        seen = [[one.url[-1] for one in backends.usable()]]
         second.state = third.state = "up"
-        second.active = 2
-        chosen.append(backends.choose().url)
-        third.state, first.state = "down", "slow"
-        chosen.append(backends.choose().url)
-        return chosen
+        second.queue_remaining = 2
+        seen.append([one.url[-1] for one in backends.usable()])
+        first.state, third.active = "slow", 1
+        seen.append([one.url[-1] for one in backends.usable()])
+        second.latch("prompt")
+        seen.append([one.url[-1] for one in backends.usable()])
+        return seen
 
-    ports = [url.rsplit(":", 1)[1] for url in asyncio.run(choose())]
-    assert ports == ["1", "3", "2"]
+    assert asyncio.run(order()) == [[], ["3", "2"], ["2", "3", "1"], ["3", "1"]]
+
+
+def test_a_host_is_given_up_when_every_gpu_stays_broken(monkeypatch: pytest.MonkeyPatch) -> None:  # R62
+    monkeypatch.setattr("ltxops.wrapper.backends.UNRECOVERABLE_SECONDS", 0.3)
+    monkeypatch.setattr("ltxops.wrapper.backends.PROBE_SECONDS", 0.05)
+    monkeypatch.setattr("ltxops.wrapper.backends.FIRST_PROBE_SECONDS", 0.05)
+    said: list[str] = []
+
+    async def watch(broken: int) -> None:
+        async with Backends(["http://127.0.0.1:1", "http://127.0.0.1:2"]) as backends:
+            for backend in backends.all[:broken]:
+                backend.latch("prompt")
+            watching = backends.watch(
+                60,
+                on_ready=lambda: said.append("ready"),
+                on_timeout=lambda: said.append("timeout"),
+                on_unrecoverable=lambda: said.append("unrecoverable"),
+            )
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(watching, 1)
+
+    asyncio.run(watch(1))
+    assert said == []
+    asyncio.run(watch(2))
+    assert said == ["unrecoverable"], "once"
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "fault"),
+    [
+        ("torch.OutOfMemoryError", "Allocation on device", "out_of_memory"),
+        ("torch.cuda.OutOfMemoryError", "CUDA out of memory. Tried to allocate 2 GiB", "out_of_memory"),
+        ("RuntimeError", "CUDA error: out of memory", "out_of_memory"),
+        ("RuntimeError", "CUDA error: device-side assert triggered", "gpu_fault"),
+        ("torch.AcceleratorError", "CUDA error: an illegal memory access was encountered", "gpu_fault"),
+        ("RuntimeError", "shape mismatch", None),
+        ("ValueError", "no file named 'CUDA error'", None),
+        ("KeyError", "out of memory", None),
+    ],
+)
+def test_only_the_device_says_that_the_device_is_broken(kind: str, message: str, fault: str | None) -> None:
+    assert judge_error({"exception_type": kind, "exception_message": message}) == fault
+    assert judge_error(None) is None and judge_error({"node_id": "1"}) is None
+
+
+def test_places_are_given_in_the_order_of_coming() -> None:
+    async def run() -> tuple[list[str], list[tuple[str, int]]]:
+        moves: list[tuple[str, int]] = []
+        backends = Backends(["http://127.0.0.1:1"])
+        slots = Slots(backends, lambda job_id, place: moves.append((job_id, place)))
+        order: list[str] = []
+
+        async def work(name: str, first: bool = False) -> None:
+            backend = await slots.take(name, first=first)
+            order.append(name)
+            await asyncio.sleep(0)
+            slots.release(backend)
+
+        tasks = {name: asyncio.create_task(work(name)) for name in ("a", "b", "gone", "c")}
+        await asyncio.sleep(0)
+        assert slots.take_now() is None and len(slots) == 4
+        tasks["gone"].cancel()
+        tasks["again"] = asyncio.create_task(work("again", first=True))
+        await asyncio.sleep(0)
+        backends.all[0].state = "up"
+        backends.on_change()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        assert backends.all[0].active == 0 and len(slots) == 0
+        backend = slots.take_now()
+        assert backend is not None and slots.take_now() is None
+        return order, moves
+
+    order, moves = asyncio.run(run())
+    assert order == ["again", "a", "b", "c"]
+    assert ("c", 4) in moves and ("c", 3) in moves and ("c", 1) in moves
 
 
 def test_a_taken_port_is_named() -> None:
@@ -96,13 +174,6 @@ def test_a_taken_port_is_named() -> None:
             listen("127.0.0.1", port)
     with pytest.raises(CheckFailed, match=r"cannot listen on 192\.0\.2\.1"):
         listen("192.0.2.1", port)
-
-
-def test_settings_for_a_delivery_that_is_not_made_are_named_without_their_values() -> None:
-    assert undelivered({"S3_BUCKET_NAME": "", "PATH": "/bin"}) == []
-    (line,) = undelivered({"S3_SECRET_ACCESS_KEY": "hunter2", "WEBHOOK_URL": "https://example.org/k3y"})
-    assert "S3_SECRET_ACCESS_KEY" in line and "WEBHOOK_URL" in line
-    assert "hunter2" not in line and "k3y" not in line
 
 
 def test_an_answer_is_json_for_every_client() -> None:

@@ -15,7 +15,7 @@ def register(nouns: Subparsers) -> None:
         verbs,
         "serve",
         _serve,
-        "Serve /generate/sync, /result, /health and /docs until SIGTERM.",
+        "Serve /generate, /result, /cancel, /health, /metrics and /docs until SIGTERM.",
         "ltxops wrapper serve --output-directory /workspace/ComfyUI/output --state /var/lib/ltxops",
     )
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -32,6 +32,12 @@ def register(nouns: Subparsers) -> None:
         required=True,
         metavar="DIR",
         help="the folder ComfyUI writes outputs to",
+    )
+    serve.add_argument(
+        "--input-directory",
+        type=Path,
+        metavar="DIR",
+        help="the folder ComfyUI takes files from; without it no input can be a URL",
     )
     serve.add_argument(
         "--state", type=Path, required=True, metavar="DIR", help="folder of jobs.sqlite3; made when missing"
@@ -59,6 +65,12 @@ def register(nouns: Subparsers) -> None:
         help="how many jobs may wait before more are told to come back (default: %(default)d)",
     )
     serve.add_argument(
+        "--on-backend-loss",
+        choices=("fail", "retry"),
+        default="fail",
+        help="whether a job is run once more when its ComfyUI or GPU is lost (default: %(default)s)",
+    )
+    serve.add_argument(
         "--max-body-bytes",
         type=_count,
         default=50_000_000,
@@ -70,17 +82,22 @@ def register(nouns: Subparsers) -> None:
 def _serve(args: argparse.Namespace) -> int:
     from ltxops.wrapper.backends import parse_backends
     from ltxops.wrapper.serve import Settings, serve
+    from ltxops.wrapper.settings import JobSettings
 
     serve(
         Settings(
             host=args.host,
             port=args.port,
             backends=parse_backends(args.backend),
-            output_directory=args.output_directory.absolute(),
             state=args.state.absolute(),
+            jobs=JobSettings(
+                output_directory=args.output_directory.absolute(),
+                input_directory=args.input_directory.absolute() if args.input_directory else None,
+                max_waiting=args.max_waiting,
+                deadline_seconds=args.job_timeout,
+                retry_lost=args.on_backend_loss == "retry",
+            ),
             backend_timeout_seconds=args.backend_timeout,
-            job_timeout_seconds=args.job_timeout,
-            max_waiting=args.max_waiting,
             max_body_bytes=args.max_body_bytes,
         )
     )

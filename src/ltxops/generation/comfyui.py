@@ -117,13 +117,45 @@ class ComfyClient:
         query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}
         return await self._transport.download("/view", query, destination)
 
+    async def free(self) -> None:
+        """Have ComfyUI unload its models and forget its cached results before its next job."""
+        await self._transport.request("POST", "/free", {"unload_models": True, "free_memory": True})
+
+    async def status(self) -> dict[str, Any]:
+        """Return what ComfyUI says first on a new WebSocket: how many jobs it has, its own and others'."""
+        socket = await open_socket(self._transport, uuid.uuid4().hex)
+        try:
+            while True:
+                message = await socket.receive()
+                if message.type is not aiohttp.WSMsgType.TEXT:
+                    raise CheckFailed(f"{self.base_url}/ws closed without a word of its status")
+                said = decode_leniently(message.data) or {}
+                if said.get("type") == "status":
+                    return dict((said.get("data") or {}).get("status") or {})
+        finally:
+            await socket.close()
+
     async def submit(
-        self, graph: Graph, *, client_id: str, extra_data: dict[str, Any] | None = None
+        self,
+        graph: Graph,
+        *,
+        client_id: str,
+        extra_data: dict[str, Any] | None = None,
+        prompt_id: str | None = None,
+        number: float | None = None,
     ) -> Execution:
-        """Queue a workflow without waiting for it. Raises PromptRejected when ComfyUI refuses it."""
+        """Queue a workflow without waiting for it. Raises PromptRejected when ComfyUI refuses it.
+
+        `prompt_id` is the name it gets there, else ComfyUI makes one up; `number` is its place among the
+        waiting, smaller ones first (ComfyUI counts up from 0).
+        """
         body: dict[str, Any] = {"prompt": graph, "client_id": client_id}
         if extra_data:
             body["extra_data"] = extra_data
+        if prompt_id is not None:
+            body["prompt_id"] = prompt_id
+        if number is not None:
+            body["number"] = number
         status, text = await self._transport.request("POST", "/prompt", body, allow=range(400, 500))
         if status != 200:
             refusal = decode_leniently(text) or {"error": text[:2000]}
@@ -142,36 +174,54 @@ class ComfyClient:
         on_event: Callable[[Event], None] | None = None,
         deadline_seconds: float,
         extra_data: dict[str, Any] | None = None,
+        prompt_id: str | None = None,
     ) -> Execution:
         """Run a workflow to its end, whatever the end is: read `failure` of what is returned.
 
         `on_event` is called in this event loop, first with kind "submitted" (its data: prompt_id, number,
         node_errors), then with what ComfyUI says. Raises PromptRejected when ComfyUI refuses the workflow,
         DeadlineExceeded after `deadline_seconds`, CheckFailed when ComfyUI goes away or forgets the job.
-        Cancelling the task, too, leaves the job to ComfyUI; see `cancel`.
+        Cancelling the task, too, leaves the job to ComfyUI; see `cancel`. A `prompt_id` that is given is the
+        client id, too, so that `follow` can take the job up again.
         """
         report = on_event or (lambda event: None)
         deadline = time.monotonic() + deadline_seconds
-        client_id = uuid.uuid4().hex
+        client_id = prompt_id or uuid.uuid4().hex
         # Connected before the submission: a short job can be over before its submission is answered.
         socket = await open_socket(self._transport, client_id)
         try:
-            job = await self.submit(graph, client_id=client_id, extra_data=extra_data)
+            job = await self.submit(graph, client_id=client_id, extra_data=extra_data, prompt_id=prompt_id)
+            told = {"prompt_id": job.prompt_id, "number": job.number, "node_errors": job.node_errors}
+            report(Event("submitted", data=told))
         except BaseException:
             await socket.close()
             raise
-        told = {"prompt_id": job.prompt_id, "number": job.number, "node_errors": job.node_errors}
+        following = Following(self._transport, job, client_id, socket, report, self._grace_seconds)
+        return await self._to_the_end(job, following, deadline, deadline_seconds)
+
+    async def follow(
+        self, job: Execution, *, on_event: Callable[[Event], None], deadline_seconds: float
+    ) -> Execution:
+        """Follow a job to its end that was submitted earlier with its prompt id as client id.
+
+        Raises what `run` raises, but no PromptRejected.
+        """
+        deadline = time.monotonic() + deadline_seconds
+        following = Following(self._transport, job, job.prompt_id, None, on_event, self._grace_seconds)
+        return await self._to_the_end(job, following, deadline, deadline_seconds)
+
+    async def _to_the_end(
+        self, job: Execution, following: Following, deadline: float, allowed_seconds: float
+    ) -> Execution:
         try:
-            report(Event("submitted", data=told))
-            following = Following(self._transport, job, client_id, socket, report, self._grace_seconds)
             await asyncio.wait_for(following.to_the_end(), max(0.0, deadline - time.monotonic()))
         except asyncio.TimeoutError:
             at = f"node {job.last_node} was the last to run" if job.last_node else "no node had started"
             raise DeadlineExceeded(
-                f"job {job.prompt_id} did not end within {deadline_seconds:g} s: {at}; look at ComfyUI's "
+                f"job {job.prompt_id} did not end within {allowed_seconds:g} s: {at}; look at ComfyUI's "
                 "log, or allow more time",
                 job.prompt_id,
             ) from None
         finally:
-            await socket.close()
+            await following.close()
         return job

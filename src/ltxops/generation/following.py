@@ -41,12 +41,12 @@ class Following:
         transport: Transport,
         job: Execution,
         client_id: str,
-        socket: Socket,
+        socket: "Socket | None",
         report: Callable[[Event], None],
         grace_seconds: float,
     ) -> None:
         self._transport, self._job, self._client_id = transport, job, client_id
-        self._socket: Socket | None = socket
+        self._socket = socket
         self._report, self._grace_seconds = report, grace_seconds
 
     async def to_the_end(self) -> None:
@@ -62,6 +62,9 @@ class Following:
                         # A pause, so that a service that drops every socket is not asked in a tight loop.
                         await asyncio.sleep(_ENDING_SECONDS)
                         self._socket = await open_socket(self._transport, self._client_id)
+                        # The job's last message may have come before there was a socket to hear it.
+                        if await self._ended():
+                            return
                     down_since = None
                 except ServiceDown as error:
                     down_since = down_since or time.monotonic()
@@ -71,8 +74,12 @@ class Following:
                 if self._job.finished:
                     await asyncio.sleep(_ENDING_SECONDS)
         finally:
-            if self._socket is not None:
-                await self._socket.close()
+            await self.close()
+
+    async def close(self) -> None:
+        """Let go of the socket."""
+        if self._socket is not None:
+            await self._socket.close()
 
     async def _listen(self) -> bool:
         """Take in messages until the job's last or a while of silence; False when the socket is lost."""

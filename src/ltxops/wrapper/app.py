@@ -1,41 +1,72 @@
-"""The wrapper's HTTP side: reads a request within bounds, asks the jobs, and answers in one shape."""
+"""The wrapper's HTTP side: routes, their documentation, and one shape for every error."""
 
-import json
-import math
 import time
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Path, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from ltxops import __version__
+from ltxops.wrapper.answers import Bodies, StrictJSON
 from ltxops.wrapper.apidocs import add_docs_page
 from ltxops.wrapper.backends import Backends
+from ltxops.wrapper.deliverer import Deliverer
+from ltxops.wrapper.envelope import sentence
 from ltxops.wrapper.jobs import Jobs
+from ltxops.wrapper.metrics import Metrics
 from ltxops.wrapper.refusals import Refused
-from ltxops.wrapper.requests import check_request_id, parse_request
-from ltxops.wrapper.schema import Envelope, ErrorBody, Health, request_body_schema
+from ltxops.wrapper.requests import JobRequest, check_request_id, parse_request
+from ltxops.wrapper.schema import (
+    REQUEST_ID_PATTERN,
+    Accepted,
+    Envelope,
+    ErrorBody,
+    Health,
+    JobCounts,
+    QueueInfo,
+    request_body_schema,
+)
+from ltxops.wrapper.stream import job_events
 
-#: Bodies up to this many bytes beyond the limit are read to their end before they are refused: an answer to a
-#: client that is still sending is lost with the connection.
-DRAIN_BYTES = 64 * 2**20
+#: Documented, and checked by hand: FastAPI's own refusal has another shape.
+RequestId = Annotated[str, Path(json_schema_extra={"pattern": f"^{REQUEST_ID_PATTERN}$"})]
 
-_ERRORS: dict[int | str, dict[str, Any]] = {
+_REFUSED: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The request is wrong, or ComfyUI refused the graph"},
-    409: {"model": ErrorBody, "description": "The request_id belongs to a job with another workflow"},
+    409: {"model": ErrorBody, "description": "The request_id belongs to a job with another body"},
     413: {"model": ErrorBody, "description": "The body is too large"},
-    422: {"model": Envelope, "description": "ComfyUI took the graph and the generation failed"},
-    500: {"model": Envelope, "description": "The wrapper itself failed on the job"},
-    502: {"model": Envelope, "description": "ComfyUI, or the wrapper, failed or went away in mid-job"},
     503: {"model": ErrorBody, "description": "No ComfyUI answers, or the queue is full; see Retry-After"},
+}
+_ENDED: dict[int | str, dict[str, Any]] = {
+    **_REFUSED,
+    422: {"model": Envelope, "description": "The generation failed, or the job was cancelled"},
+    500: {"model": Envelope, "description": "The wrapper itself failed on the job"},
+    502: {"model": Envelope, "description": "ComfyUI was lost in mid-job, or an upload failed"},
+}
+_UNKNOWN: dict[int | str, dict[str, Any]] = {
+    400: _REFUSED[400],
+    404: {"model": ErrorBody, "description": "No such job"},
+}
+_BODY = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": request_body_schema()}}}
+}
+_EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "description": "Events `status`, `node`, `progress`, and at the end `result` with the envelope",
+    }
 }
 
 
-def create_app(jobs: Jobs, backends: Backends, *, max_body_bytes: int) -> FastAPI:
-    """Return the application around `jobs` and `backends`, which the caller opens and closes."""
+def create_app(
+    jobs: Jobs, backends: Backends, deliverer: Deliverer, metrics: Metrics, *, max_body_bytes: int
+) -> FastAPI:
+    """Return the application around parts that the caller opens and closes."""
     app = FastAPI(
         title="ltxops API wrapper",
         version=__version__,
@@ -47,59 +78,14 @@ def create_app(jobs: Jobs, backends: Backends, *, max_body_bytes: int) -> FastAP
         redoc_url=None,
     )
     add_docs_page(app)
-
-    @app.post(
-        "/generate/sync",
-        summary="Run a workflow and wait for its result",
-        response_model=Envelope,
-        responses=_ERRORS,
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": request_body_schema()}},
-            }
-        },
-    )
-    async def generate_sync(request: Request) -> StrictJSON:
-        arrived = time.monotonic()
-        body = await _read_body(request, max_body_bytes)
-        # In a thread: a graph of megabytes takes long enough to be felt by everybody else.
-        wanted = await run_in_threadpool(parse_request, body)
-        outcome = await jobs.run(wanted, arrived)
-        return StrictJSON(outcome.body, outcome.http_status, outcome.headers)
-
-    @app.get(
-        "/result/{request_id}",
-        summary="Ask how a job stands or ended",
-        response_model=Envelope,
-        responses={400: _ERRORS[400], 404: {"model": ErrorBody, "description": "No such job"}},
-    )
-    async def result(request_id: str) -> StrictJSON:
-        envelope = await jobs.find(check_request_id(request_id))
-        if envelope is None:
-            raise Refused(
-                404,
-                "unknown_job",
-                f"no job {request_id} is known here; results are kept for a week after their end",
-            )
-        return StrictJSON(envelope)
-
-    @app.get(
-        "/health",
-        summary="Say whether a ComfyUI answers",
-        response_model=Health,
-        responses={503: {"model": Health, "description": "No ComfyUI answers"}},
-    )
-    async def health() -> StrictJSON:
-        healthy = backends.healthy()
-        report = Health(
-            status="ok" if healthy else "unavailable", backends=backends.report(), jobs=jobs.counts()
-        )
-        return StrictJSON(report.model_dump(), 200 if healthy else 503)
+    _add_generate(app, jobs, deliverer, Bodies(max_body_bytes))
+    _add_jobs(app, jobs)
+    _add_host(app, jobs, backends, metrics)
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> StrictJSON:
-        return StrictJSON(error.body(), error.status, error.headers())
+        metrics.refused(error.status)
+        return StrictJSON(error.body(getattr(request.state, "job_id", None)), error.status, error.headers())
 
     @app.exception_handler(HTTPException)
     async def not_served(request: Request, error: HTTPException) -> StrictJSON:
@@ -111,51 +97,132 @@ def create_app(jobs: Jobs, backends: Backends, *, max_body_bytes: int) -> FastAP
     return app
 
 
-class StrictJSON(JSONResponse):
-    """JSON that every client can read, whatever ComfyUI and the request had in them.
+def _add_generate(app: FastAPI, jobs: Jobs, deliverer: Deliverer, bodies: Bodies) -> None:
+    """The three ways to ask for a job."""
 
-    ComfyUI writes NaN (a node's IS_CHANGED) and half surrogate pairs as Python does: the first becomes null,
-    the second stays escaped.
-    """
+    @asynccontextmanager
+    async def asked(request: Request) -> AsyncIterator[tuple[JobRequest, float]]:
+        arrived = time.monotonic()
+        async with bodies.read(request) as body:
+            # In a thread: a graph of megabytes takes long enough to be felt by everybody else.
+            wanted = await run_in_threadpool(parse_request, body, deliverer.check)
+            request.state.job_id = wanted.id
+            yield wanted, arrived
 
-    def render(self, content: Any) -> bytes:
-        """Return `content` as ASCII."""
-        try:
-            return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
-        except ValueError:
-            return json.dumps(_finite(content), separators=(",", ":")).encode()
+    @app.post(
+        "/generate/sync",
+        summary="Run a workflow and wait for its result",
+        response_model=Envelope,
+        responses=_ENDED,
+        openapi_extra=_BODY,
+    )
+    async def generate_sync(request: Request) -> StrictJSON:
+        async with asked(request) as (wanted, arrived):
+            job = await jobs.start(wanted, arrived)
+        del wanted  # the graph may be large and the wait long
+        outcome = await jobs.outcome(job)
+        if not await request.is_disconnected():
+            jobs.fetched(job.id)
+        return StrictJSON(outcome.body, outcome.http_status, outcome.headers)
+
+    @app.post(
+        "/generate",
+        summary="Have a workflow run, and ask for its result later",
+        status_code=202,
+        response_model=Accepted,
+        responses={
+            200: {"model": Accepted, "description": "The job has ended already"},
+            **_REFUSED,
+            502: {"model": ErrorBody, "description": "ComfyUI answers, but not to this"},
+        },
+        openapi_extra=_BODY,
+    )
+    async def generate(request: Request) -> StrictJSON:
+        async with asked(request) as (wanted, arrived):
+            job = await jobs.start(wanted, arrived)
+        ended = job.outcome.done()
+        status = job.outcome.result().body["status"] if ended else job.status
+        answer = Accepted(id=job.id, status=status, message=sentence(status))
+        return StrictJSON(answer.model_dump(), 200 if ended else 202)
+
+    @app.post(
+        "/generate/stream",
+        summary="Run a workflow and watch it",
+        response_class=StreamingResponse,
+        responses={**_REFUSED, **_EVENTS},
+        openapi_extra=_BODY,
+    )
+    async def generate_stream(request: Request) -> StreamingResponse:
+        async with asked(request) as (wanted, arrived):
+            job = await jobs.start(wanted, arrived)
+
+        async def events() -> AsyncIterator[bytes]:
+            async for event in job_events(job):
+                yield event
+            jobs.fetched(job.id)
+
+        # nginx and others pass it on as it comes.
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(events(), media_type="text/event-stream", headers=headers)
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _add_jobs(app: FastAPI, jobs: Jobs) -> None:
+    """What is asked of one job."""
+
+    def known(request_id: str, envelope: dict[str, Any] | None) -> StrictJSON:
+        if envelope is None:
+            raise Refused(
+                404,
+                "unknown_job",
+                f"no job {request_id} is known here; results are kept for a week after their end",
+            )
+        return StrictJSON(envelope)
+
+    @app.get(
+        "/result/{request_id}",
+        summary="Ask how a job stands or ended",
+        response_model=Envelope,
+        responses=_UNKNOWN,
+    )
+    async def result(request_id: RequestId) -> StrictJSON:
+        envelope = await jobs.find(check_request_id(request_id))
+        if envelope is not None and envelope["status"] in ("completed", "failed", "cancelled"):
+            jobs.fetched(request_id)
+        return known(request_id, envelope)
+
+    @app.post(
+        "/cancel/{request_id}",
+        summary="End a job that waits or runs; its envelope says how it stands then",
+        response_model=Envelope,
+        responses=_UNKNOWN,
+    )
+    async def cancel(request_id: RequestId) -> StrictJSON:
+        return known(request_id, await jobs.cancel(check_request_id(request_id)))
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
-    """Return the body; raises Refused(413) when it has more than `limit` bytes, without keeping them."""
-    too_large = Refused(413, "body_too_large", f"the body has more than {limit} bytes, which is the limit")
-    announced = request.headers.get("content-length", "")
-    announced_bytes = int(announced) if announced.isdecimal() else 0
-    if announced_bytes > limit + DRAIN_BYTES or (announced_bytes > limit and "expect" in request.headers):
-        raise too_large
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size <= limit:
-                chunks.append(chunk)
-            else:
-                chunks.clear()
-                if size > limit + DRAIN_BYTES:
-                    raise too_large
-    except ClientDisconnect:
-        raise Refused(
-            400, "incomplete_body", "the connection closed before the whole body was there"
-        ) from None
-    if size > limit:
-        raise too_large
-    return b"".join(chunks)
+def _add_host(app: FastAPI, jobs: Jobs, backends: Backends, metrics: Metrics) -> None:
+    """What is asked of the whole."""
+
+    @app.get(
+        "/health",
+        summary="Say whether a ComfyUI takes jobs",
+        response_model=Health,
+        responses={503: {"model": Health, "description": "No ComfyUI takes jobs"}},
+    )
+    async def health() -> StrictJSON:
+        healthy = backends.healthy()
+        report = Health(
+            status="ok" if healthy else "unavailable",
+            backends=backends.report(),
+            jobs=JobCounts(**jobs.counts()),
+        )
+        return StrictJSON(report.model_dump(), 200 if healthy else 503)
+
+    @app.get("/queue-info", summary="Say how much there is to do", response_model=QueueInfo)
+    async def queue_info() -> StrictJSON:
+        info = QueueInfo(**jobs.counts(), limit=jobs.limit, backends=backends.report())
+        return StrictJSON(info.model_dump())
+
+    @app.get("/metrics", summary="For Prometheus", response_class=Response)
+    async def prometheus() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -9,14 +9,15 @@ from ltxops.wrapper.schema import Envelope, JobStatus, OutputItem, Timings
 #: HTTP status of a finished job's answer. A failure is not 200: PyWorker counts each 200 of its benchmark
 #: as a success (package vastai 1.9.1, BenchmarkResult.is_successful), so a host that fails fast would score
 #: best. A graph that failed would fail again, and 4xx is what Vast's client does not send again, unlike 5xx.
-COMPLETED, GENERATION_FAILED, WRAPPER_FAILED, BACKEND_LOST = 200, 422, 500, 502
+COMPLETED, GENERATION_FAILED, WRAPPER_FAILED, BACKEND_LOST, NOT_DELIVERED = 200, 422, 500, 502, 502
 
 _MESSAGES: dict[JobStatus, str] = {
-    "queued": "Waiting in ComfyUI's queue.",
+    "queued": "Waiting for a free ComfyUI.",
     "generating": "ComfyUI is generating.",
     "processing": "Generation is done; its outputs are being put in place.",
     "completed": "Processing complete.",
     "failed": "Failed.",
+    "cancelled": "Cancelled.",
 }
 
 
@@ -74,11 +75,13 @@ def generation_seconds(history: dict[str, Any]) -> float | None:
     return None if start is None or not ends else max(0.0, (ends[0] - start) / 1000)
 
 
-def comfyui_response(execution: Execution, started_at: float, reason: str | None) -> dict[str, Any]:
-    """Return ComfyUI's part of the envelope.
+def comfyui_response(execution: Execution | None, started_at: float, reason: str | None) -> dict[str, Any]:
+    """Return ComfyUI's part of the envelope: nothing where ComfyUI has not had the job.
 
     `started_at` is the wall clock at the start of the execution, in seconds: progress is told relative to it.
     """
+    if execution is None:
+        return {}
     details: dict[str, Any] = {
         "prompt_id": execution.prompt_id,
         "nodes_executed": execution.nodes_executed,
@@ -119,12 +122,35 @@ def failed(
     http_status: int,
     response: dict[str, Any] | None = None,
     timings: Timings | None = None,
+    output: list[OutputItem] | None = None,
 ) -> Outcome:
-    """Return the answer of a job that was accepted and did not end well; `reason` is one sentence."""
+    """Return the answer of a job that was accepted and did not end well; `reason` is one sentence.
+
+    `output` has the files of one that failed only after they were made.
+    """
     return _outcome(
         http_status,
         Envelope(
-            id=job_id, message=reason, status="failed", comfyui_response=response or {}, timings=timings or {}
+            id=job_id,
+            message=reason,
+            status="failed",
+            comfyui_response=response or {},
+            output=output or [],
+            timings=timings or {},
+        ),
+    )
+
+
+def cancelled(job_id: str, response: dict[str, Any], timings: Timings) -> Outcome:
+    """Return the answer of a job that somebody cancelled; 4xx, so that nobody sends it again by itself."""
+    return _outcome(
+        GENERATION_FAILED,
+        Envelope(
+            id=job_id,
+            message=_MESSAGES["cancelled"],
+            status="cancelled",
+            comfyui_response=response,
+            timings=timings,
         ),
     )
 
@@ -134,5 +160,16 @@ def unfinished(job_id: str, status: JobStatus) -> dict[str, Any]:
     return Envelope(id=job_id, message=_MESSAGES[status], status=status).model_dump()
 
 
+def sentence(status: JobStatus) -> str:
+    """Return a sentence about a status."""
+    return _MESSAGES[status]
+
+
 def _outcome(http_status: int, envelope: Envelope) -> Outcome:
-    return Outcome(http_status, envelope.model_dump())
+    body = envelope.model_dump()
+    # A url only where there is something to fetch under it.
+    body["output"] = [
+        {name: value for name, value in item.items() if name != "url" or value is not None}
+        for item in body["output"]
+    ]
+    return Outcome(http_status, body)

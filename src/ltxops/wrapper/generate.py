@@ -1,146 +1,136 @@
-"""One job on one ComfyUI: submitted, followed to its end, its files put in place, its answer made."""
+"""One job brought to its end: inputs fetched, run, files put in place and uploaded, answer made."""
 
 import asyncio
-import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Callable, Collection
-from pathlib import Path
+from collections.abc import Collection
+from typing import Any
 
-from ltxops.errors import CheckFailed, LtxopsError
-from ltxops.generation.comfyui import (
-    DeadlineExceeded,
-    Event,
-    Execution,
-    Graph,
-    PromptRejected,
-    ServiceDown,
-)
+from ltxops.errors import LtxopsError
+from ltxops.generation.comfyui import Execution, Graph
 from ltxops.wrapper import envelope
 from ltxops.wrapper.backends import Backend
-from ltxops.wrapper.envelope import Marks, Outcome
-from ltxops.wrapper.outputs import OutputsMissing, collect_outputs
-from ltxops.wrapper.refusals import Refused, rejected_by_comfyui
-from ltxops.wrapper.requests import JobRequest, fill_random_ints
-from ltxops.wrapper.schema import JobStatus, OutputItem
+from ltxops.wrapper.database import LeftOver
+from ltxops.wrapper.deliverer import Deliverer
+from ltxops.wrapper.envelope import Outcome
+from ltxops.wrapper.execute import Executor
+from ltxops.wrapper.failures import BackendLost, JobFailed
+from ltxops.wrapper.job import Job
+from ltxops.wrapper.outputs import OutputsMissing, collect_outputs, held_paths
+from ltxops.wrapper.refusals import Refused
+from ltxops.wrapper.requests import names_urls
+from ltxops.wrapper.schema import OutputItem
+from ltxops.wrapper.settings import JobSettings
+from ltxops.wrapper.store import Store
 
 log = logging.getLogger("ltxops.wrapper")
 
-#: How long it may take to tell ComfyUI that nobody waits for a job any more.
-CANCEL_SECONDS = 2.0
 #: The input that makes a node run although its result is in ComfyUI's cache.
 RUN_INPUT = "ltxops_run"
-RESTARTED = "the wrapper restarted while the job was {}; send it again under a new request_id"
 
 
-class Job:
-    """One request on its way. `outcome` is what everybody who asked for it waits for.
+class Generator:
+    """Brings jobs to their end, many at once."""
 
-    `task` brings the job to its outcome and is never cancelled; `work` is its wait for ComfyUI.
-    """
+    def __init__(
+        self,
+        store: Store,
+        executor: Executor,
+        deliverer: Deliverer,
+        settings: JobSettings,
+    ) -> None:
+        self._store = store
+        self._executor = executor
+        self._deliverer = deliverer
+        self._settings = settings
 
-    def __init__(self, request: JobRequest, arrived: float) -> None:
-        self.request = request
-        self.marks = Marks(arrived)
-        self.status: JobStatus = "queued"
-        self.accepted = False
-        self.prompt_id: str | None = None
-        self.started_at = time.time()
-        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.task: asyncio.Task[None] | None = None
-        self.work: asyncio.Task[Execution] | None = None
-        self.execution: Execution | None = None
-        self.stopped = False
+    async def generate(self, job: Job, request: dict[str, Any], left: LeftOver | None = None) -> Outcome:
+        """Return the answer of `job`, whatever its end.
 
-    def stop(self) -> None:
-        """Give the job up: its wait for ComfyUI ends now, and no other begins."""
-        self.stopped = True
-        if self.work is not None:
-            self.work.cancel()
-
-    def observe(self, event: Event, on_submitted: Callable[[str], None]) -> None:
-        """Take in what ComfyUI says of the job. `on_submitted` gets the prompt id of each run."""
-        if event.kind == "submitted":
-            self.prompt_id = str(event.data["prompt_id"])
-            self.marks.submitted = self.marks.submitted or time.monotonic()
-            on_submitted(self.prompt_id)
-        elif event.kind == "execution_start":
-            self.marks.started, self.started_at = self.marks.started or time.monotonic(), time.time()
-            self.status = "generating"
-
-
-async def generate(
-    job: Job,
-    backend: Backend,
-    output_directory: Path,
-    *,
-    deadline_seconds: float,
-    on_submitted: Callable[[str], None],
-) -> Outcome:
-    """Run `job` on `backend` and return its answer, whatever the end. `job.stop()` gives the job up.
-
-    Raises Refused when ComfyUI did not take the job: nothing was done then.
-    """
-    backend.active += 1
-    try:
-        execution, output = await _produce(job, backend, output_directory, deadline_seconds, on_submitted)
-        reason, http_status = execution.failure, envelope.GENERATION_FAILED
-        if reason is None:
-            response = envelope.comfyui_response(execution, job.started_at, None)
-            return envelope.completed(job.request.id, response, output, job.marks.timings(time.monotonic()))
-    except PromptRejected as rejection:
-        if job.prompt_id is None:
-            raise rejected_by_comfyui(rejection) from rejection
-        reason, http_status = str(rejection), envelope.GENERATION_FAILED
-    except DeadlineExceeded as error:
-        reason, http_status = str(error), envelope.GENERATION_FAILED
-        await _give_up(backend, error.prompt_id)
-    except LtxopsError as error:
-        if job.prompt_id is None:
-            status = 503 if isinstance(error, ServiceDown) else 502
-            raise Refused(status, "backend_down", f"no ComfyUI takes jobs now: {error}") from error
-        reason, http_status = str(error), envelope.BACKEND_LOST
-    finally:
-        backend.active -= 1
-    response = envelope.comfyui_response(job.execution, job.started_at, reason) if job.execution else {}
-    timings = job.marks.timings(time.monotonic())
-    return envelope.failed(job.request.id, reason, http_status, response, timings)
-
-
-async def _produce(
-    job: Job,
-    backend: Backend,
-    output_directory: Path,
-    deadline_seconds: float,
-    on_submitted: Callable[[str], None],
-) -> tuple[Execution, list[OutputItem]]:
-    """Return how the job ended in ComfyUI, and its files where it did not fail.
-
-    A graph that ComfyUI has just run is answered from its cache, even when the files have been deleted since:
-    the nodes that made them then run once more.
-    """
-    graph = fill_random_ints(job.request.graph)
-    begun, remaining_seconds, anew = time.monotonic(), deadline_seconds, False
-    while True:
-        execution = job.execution = await _follow(job, backend, graph, remaining_seconds, on_submitted)
-        if execution.failure is not None:
-            return execution, []
-        job.status = "processing"
+        `request` is what is stored of it; `left` says where the job was when an earlier process died. Raises
+        Refused when the job was not admitted, CancelledError when it was told to end.
+        """
+        output: list[OutputItem] = []
+        reason: str | None
         try:
-            output = await collect_outputs(
-                backend.client, execution.outputs, output_directory, job.request.id
-            )
-        except OutputsMissing as missing:
-            # A node that another one made while it ran has no place in the graph.
-            if anew or not missing.nodes <= graph.keys():
-                raise
-            graph, anew = run_anew(graph, missing.nodes), True
-            job.execution, job.status = None, "queued"
-            remaining_seconds = round(max(0.0, deadline_seconds - (time.monotonic() - begun)), 1)
-            log.info("job %s: nodes %s run once more", job.request.id, ", ".join(sorted(missing.nodes)))
-        else:
-            return execution, output
+            files = await self._produce(job, request, left)
+            output, reason = await self._deliverer.upload(job.id, files, job.s3)
+            http_status = envelope.NOT_DELIVERED
+        except JobFailed as error:
+            reason, http_status = str(error), error.http_status
+        except Refused:
+            raise
+        except LtxopsError as error:
+            reason, http_status = str(error), envelope.BACKEND_LOST
+        response = envelope.comfyui_response(job.execution, job.started_at, reason)
+        timings = job.marks.timings(time.monotonic())
+        if reason is None:
+            return envelope.completed(job.id, response, output, timings)
+        return envelope.failed(job.id, reason, http_status, response, timings, output)
+
+    async def _produce(self, job: Job, request: dict[str, Any], left: LeftOver | None) -> list[OutputItem]:
+        """Return the files of the job, in their places.
+
+        A graph that ComfyUI has just run is answered from its cache, even when the files have been deleted
+        since: the nodes that made them then run once more.
+        """
+        graph, anew = request["graph"], False
+        while True:
+            try:
+                running = await self._executor.locate(job, left) if left is not None else None
+                if running is None and not anew:
+                    graph = await self._fetch(job, request)
+                execution, backend = await self._executor.run(job, graph, running)
+            except BackendLost as lost:
+                if not self._settings.retry_lost or job.retried:
+                    raise
+                log.warning("job %s runs once more: %s", job.id, lost)
+                await self._store.call(self._store.database.assign, job.id, "", None, retried=True)
+                job.retried, job.execution, left = True, None, None
+                job.become("queued")
+                continue
+            if job.ending == "stopped":  # the next process does the rest
+                raise asyncio.CancelledError
+            job.become("processing")
+            try:
+                return await self._collect(job, backend, execution)
+            except OutputsMissing as missing:
+                # A node that another one made while it ran has no place in the graph.
+                if anew or not missing.nodes <= graph.keys():
+                    raise
+                graph, anew, left = run_anew(graph, missing.nodes), True, None
+                job.execution = None
+                job.become("queued")
+                log.info("job %s: nodes %s run once more", job.id, ", ".join(sorted(missing.nodes)))
+
+    async def _fetch(self, job: Job, request: dict[str, Any]) -> Graph:
+        """Return the graph with what its URLs lead to, fetched. Such a job is checked only afterwards."""
+        graph: Graph = request["graph"]
+        if not names_urls(graph):
+            return graph
+        job.admit()
+        try:
+            fetched = await self._deliverer.fetch_inputs(job.id, graph, self._settings.input_directory)
+        except LtxopsError as error:
+            raise JobFailed(str(error), envelope.GENERATION_FAILED) from error
+        if fetched != graph:
+            changed = {**request, "graph": fetched}
+            await self._store.call(self._store.database.change_request, job.id, changed)
+        return fetched
+
+    async def drop_inputs(self, job: Job) -> None:
+        """Remove what was fetched for a job that has ended."""
+        await self._deliverer.drop_inputs(job.id, self._settings.input_directory)
+
+    async def _collect(self, job: Job, backend: Backend, execution: Execution) -> list[OutputItem]:
+        """Put the files into the folder of the job, and have the cleaners leave them alone."""
+        items = await collect_outputs(
+            backend.client, execution.outputs, self._settings.output_directory, job.id
+        )
+        paths = held_paths(items, self._settings.output_directory)
+        self._store.note(self._store.database.hold, job.id, paths)
+        return items
 
 
 def run_anew(graph: Graph, nodes: Collection[str]) -> Graph:
@@ -155,38 +145,3 @@ def run_anew(graph: Graph, nodes: Collection[str]) -> Graph:
         else node
         for node_id, node in graph.items()
     }
-
-
-async def _follow(
-    job: Job, backend: Backend, graph: Graph, deadline_seconds: float, on_submitted: Callable[[str], None]
-) -> Execution:
-    """Wait for the end of the job in ComfyUI; raises CheckFailed when the wrapper is stopped meanwhile."""
-    if job.stopped:
-        raise CheckFailed(RESTARTED.format("with ComfyUI"))
-
-    def observe(event: Event) -> None:
-        job.observe(event, on_submitted)
-        if event.kind == "submitted":
-            log.info("job %s is with %s as prompt %s", job.request.id, backend.url, job.prompt_id)
-
-    job.work = asyncio.create_task(
-        backend.client.run(graph, on_event=observe, deadline_seconds=deadline_seconds)
-    )
-    try:
-        execution = await job.work
-    except asyncio.CancelledError:
-        if job.prompt_id is not None:
-            await _give_up(backend, job.prompt_id)
-        raise CheckFailed(RESTARTED.format("with ComfyUI")) from None
-    finally:
-        job.marks.ended = time.monotonic()
-    measured = envelope.generation_seconds(execution.history)
-    if measured is not None:
-        job.marks.generation_seconds = (job.marks.generation_seconds or 0.0) + measured
-    return execution
-
-
-async def _give_up(backend: Backend, prompt_id: str) -> None:
-    """Take a job that nobody waits for off the GPU, if ComfyUI still listens."""
-    with contextlib.suppress(LtxopsError, asyncio.TimeoutError):
-        await asyncio.wait_for(backend.client.cancel(prompt_id), CANCEL_SECONDS)

@@ -71,6 +71,15 @@ def job_directory(output_directory: Path, request_id: str) -> Path:
     return folder
 
 
+def held_paths(items: Sequence[OutputItem], output_directory: Path) -> list[str]:
+    """Return every name that the files have below the output folder."""
+    names = {item.local_path for item in items}
+    for item in items:
+        if item.type == "output":
+            names.add(str(output_directory / item.subfolder / item.filename))
+    return sorted(names)
+
+
 def give_second_name(source: Path, folder: Path, name: str) -> Path:
     """Put `source` into `folder` as `name` and return the new path.
 

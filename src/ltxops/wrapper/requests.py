@@ -9,13 +9,20 @@ import math
 import random
 import re
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
 from ltxops.wrapper.refusals import Refused
-from ltxops.wrapper.schema import REQUEST_ID_PATTERN, GenerateInput, GenerateRequest
+from ltxops.wrapper.schema import (
+    REQUEST_ID_PATTERN,
+    GenerateInput,
+    GenerateRequest,
+    S3Settings,
+    WebhookSettings,
+)
 
 #: A graph nests node → inputs → a link or a list of values; far deeper is an attack on a recursive parser.
 MAX_DEPTH = 64
@@ -29,11 +36,26 @@ _random = random.SystemRandom()
 
 @dataclass(frozen=True)
 class JobRequest:
-    """A checked request. `fingerprint` is equal exactly when two requests ask for the same thing."""
+    """A checked request. `fingerprint` is equal exactly when two requests ask for the same thing.
+
+    `s3` and `webhook` are None when the request leaves them to the host's own settings. `size` is that of its
+    body in bytes.
+    """
 
     id: str
     graph: dict[str, Any]
     fingerprint: str
+    s3: S3Settings | None = None
+    webhook: WebhookSettings | None = None
+    size: int = 0
+
+    def stored(self) -> dict[str, Any]:
+        """Return what is needed to run the job, as JSON, its random integers drawn."""
+        return {
+            "graph": fill_random_ints(self.graph),
+            "s3": None if self.s3 is None else self.s3.model_dump(),
+            "webhook": None if self.webhook is None else self.webhook.model_dump(),
+        }
 
 
 def check_request_id(request_id: str) -> str:
@@ -49,8 +71,11 @@ def check_request_id(request_id: str) -> str:
     return request_id
 
 
-def parse_request(body: bytes) -> JobRequest:
-    """Return the job that `body` asks for; raises Refused with a 4xx when it asks for none."""
+def parse_request(body: bytes, check: Callable[[GenerateInput], None]) -> JobRequest:
+    """Return the job that `body` asks for; raises Refused with a 4xx when it asks for none.
+
+    `check` raises Refused for what could never be delivered.
+    """
     document = _load_json(body)
     _check_values(document)
     if not isinstance(document, dict):
@@ -65,11 +90,28 @@ def parse_request(body: bytes) -> JobRequest:
         raise Refused(
             400, "invalid_request", f"the request's field {where!a} is wrong: {first['msg']}"
         ) from None
-    _refuse_what_is_not_delivered(wanted)
+    check(wanted)
     _check_nodes(wanted.workflow_json)
     request_id = check_request_id(wanted.request_id) if wanted.request_id is not None else str(uuid.uuid4())
-    canonical = json.dumps(wanted.workflow_json, sort_keys=True, separators=(",", ":"))
-    return JobRequest(request_id, wanted.workflow_json, hashlib.sha256(canonical.encode()).hexdigest())
+    s3 = wanted.s3 if wanted.s3 is not None and wanted.s3.given() else None
+    webhook = wanted.webhook if wanted.webhook is not None and _asks(wanted.webhook) else None
+    settings = [None if given is None else given.model_dump() for given in (s3, webhook)]
+    canonical = json.dumps([wanted.workflow_json, *settings], sort_keys=True, separators=(",", ":"))
+    fingerprint = hashlib.sha256(canonical.encode()).hexdigest()
+    return JobRequest(request_id, wanted.workflow_json, fingerprint, s3, webhook, len(body))
+
+
+def _asks(webhook: WebhookSettings) -> bool:
+    """Parameters alone go to the address that the host has."""
+    return webhook.given() or bool(webhook.extra_params)
+
+
+def names_urls(graph: dict[str, Any]) -> bool:
+    """Say whether an input of the graph might be something to fetch: then only the fetched one is checked."""
+    values = [value for node in graph.values() for value in node.get("inputs", {}).values()]
+    return any(
+        isinstance(value, str) and value[:8].lower().startswith(("http://", "https://")) for value in values
+    )
 
 
 def fill_random_ints(value: Any) -> Any:
@@ -127,18 +169,6 @@ def _check_values(document: Any) -> None:
             return
         level = below
     raise _too_deep()
-
-
-def _refuse_what_is_not_delivered(wanted: GenerateInput) -> None:
-    """Refuse rather than ignore: who asks for an upload or a call must not wait for it in vain."""
-    for name, settings in (("s3", wanted.s3), ("webhook", wanted.webhook)):
-        if settings is not None and settings.given():
-            raise Refused(
-                400,
-                "not_supported",
-                f"input.{name} is set, but this version delivers nothing itself; leave it out or empty, and "
-                "take the files from local_path or from ComfyUI's /view",
-            )
 
 
 def _check_nodes(graph: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-JobStatus = Literal["queued", "processing", "generating", "completed", "failed"]
+JobStatus = Literal["queued", "generating", "processing", "completed", "failed", "cancelled"]
 
 #: What a job may be called: it becomes a folder name, a URL segment and a line in a log.
 REQUEST_ID_PATTERN = r"[A-Za-z0-9_-]{1,128}"
@@ -52,8 +52,9 @@ class GenerateInput(BaseModel):
 
     request_id: OptionalText = Field(
         default=None,
+        json_schema_extra={"pattern": f"^({REQUEST_ID_PATTERN})?$"},
         description="Letters, digits, `-` and `_`, at most 128. Made up when absent or empty. The same "
-        "id with the same input answers the same job; with another input it is refused (409).",
+        "id with the same body answers the same job; with another body it is refused (409).",
     )
     workflow_json: dict[str, Any] = Field(
         description="The graph in ComfyUI's API format. A value that is exactly `__RANDOM_INT__` becomes a "
@@ -64,7 +65,7 @@ class GenerateInput(BaseModel):
 
 
 class GenerateRequest(BaseModel):
-    """Body of `POST /generate/sync`."""
+    """Body of the three `POST /generate…` requests."""
 
     input: GenerateInput
 
@@ -83,10 +84,10 @@ class OutputItem(BaseModel):
 class Timings(BaseModel):
     """How long each part took, in milliseconds; `total` runs from the request's arrival."""
 
-    queued: float = Field(description="Waiting in ComfyUI's queue")
-    preprocess: float = Field(description="Checked, recorded and handed to ComfyUI")
+    queued: float = Field(description="Waiting here and in ComfyUI's queue")
+    preprocess: float = Field(description="Checked, recorded, its inputs fetched")
     generation: float = Field(description="ComfyUI at work")
-    postprocess: float = Field(description="Outputs put into the folder of the job")
+    postprocess: float = Field(description="Outputs put into the folder of the job, and uploaded")
     total: float
 
 
@@ -119,8 +120,21 @@ class BackendHealth(BaseModel):
     """One ComfyUI process as last seen."""
 
     url: str
-    state: Literal["up", "slow", "down"]
+    state: Literal["up", "slow", "down", "faulty"] = Field(
+        description="faulty: its GPU failed a job and ComfyUI has not restarted since"
+    )
+    http: bool = Field(description="It answers requests")
+    websocket: bool = Field(description="It reports progress")
     error: str | None
+    running: int = Field(description="Jobs that it has from this wrapper")
+    queue_remaining: int = Field(description="Jobs that it says it has, those of others included")
+
+
+class JobCounts(BaseModel):
+    """The unfinished jobs of the wrapper."""
+
+    queued: int
+    running: int
 
 
 class Health(BaseModel):
@@ -128,7 +142,22 @@ class Health(BaseModel):
 
     status: Literal["ok", "unavailable"]
     backends: list[BackendHealth]
-    jobs: dict[str, int]
+    jobs: JobCounts
+
+
+class QueueInfo(JobCounts):
+    """Answer of `GET /queue-info`."""
+
+    limit: int = Field(description="Unfinished jobs that there may be before more are refused (503)")
+    backends: list[BackendHealth]
+
+
+class Accepted(BaseModel):
+    """Answer of `POST /generate`: the job is kept, and `GET /result/{id}` has its end."""
+
+    id: str
+    status: JobStatus
+    message: str
 
 
 def request_body_schema() -> dict[str, Any]:

@@ -4,37 +4,31 @@ import asyncio
 import contextlib
 import errno
 import logging
-import os
 import signal as signals
 import socket
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import aiohttp
 import uvicorn
 
 from ltxops.errors import BadInput, CheckFailed
 from ltxops.wrapper.app import create_app
 from ltxops.wrapper.backends import Backends
+from ltxops.wrapper.compat import compat_routes
 from ltxops.wrapper.database import JobDatabase
+from ltxops.wrapper.deliverer import Deliverer, NoDelivery
 from ltxops.wrapper.jobs import Jobs
 from ltxops.wrapper.logs import set_up_logging, signal
+from ltxops.wrapper.metrics import Metrics
+from ltxops.wrapper.settings import JobSettings
+from ltxops.wrapper.store import Store
 
 log = logging.getLogger("ltxops.wrapper")
 
 #: How long answers that are ready may take to reach their clients after a stop.
 STOP_SECONDS = 3
-
-#: Settings of the platform that ask for a delivery which this version does not make.
-DELIVERY_VARIABLES = (
-    "S3_ACCESS_KEY_ID",
-    "S3_SECRET_ACCESS_KEY",
-    "S3_BUCKET_NAME",
-    "S3_ENDPOINT_URL",
-    "S3_REGION",
-    "WEBHOOK_URL",
-)
 
 
 @dataclass(frozen=True)
@@ -44,11 +38,9 @@ class Settings:
     host: str
     port: int
     backends: list[str]
-    output_directory: Path
     state: Path
+    jobs: JobSettings
     backend_timeout_seconds: float
-    job_timeout_seconds: float
-    max_waiting: int
     max_body_bytes: int
 
 
@@ -66,9 +58,9 @@ def serve(settings: Settings) -> None:
     Raises CheckFailed when the port is taken, BadInput when the output or the state folder cannot be used,
     Busy when another wrapper has the state folder.
     """
-    if not settings.output_directory.is_dir():
+    if not settings.jobs.output_directory.is_dir():
         raise BadInput(
-            f"the output folder {settings.output_directory} does not exist; give --output-directory the "
+            f"the output folder {settings.jobs.output_directory} does not exist; give --output-directory the "
             "folder ComfyUI writes to"
         )
     set_up_logging()
@@ -76,8 +68,6 @@ def serve(settings: Settings) -> None:
         contextlib.closing(listen(settings.host, settings.port)) as listener,
         JobDatabase(settings.state) as database,
     ):
-        for line in undelivered(os.environ):
-            log.warning(line)
         asyncio.run(_serve(settings, listener, database))
 
 
@@ -106,25 +96,17 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def undelivered(environment: Mapping[str, str]) -> list[str]:
-    """Return one line when the environment asks for uploads or calls: the variables, never their values."""
-    found = [name for name in DELIVERY_VARIABLES if environment.get(name, "").strip()]
-    if not found:
-        return []
-    return [f"{', '.join(found)} set, but this version uploads nothing and calls no webhook"]
-
-
 async def _serve(settings: Settings, listener: socket.socket, database: JobDatabase) -> None:
-    async with Backends(settings.backends) as backends:
-        jobs = Jobs(
-            database,
-            backends,
-            settings.output_directory,
-            max_waiting=settings.max_waiting,
-            deadline_seconds=settings.job_timeout_seconds,
-        )
-        await jobs.fail_left_over()
-        app = create_app(jobs, backends, max_body_bytes=settings.max_body_bytes)
+    deliverer: Deliverer = NoDelivery()
+    store = Store(database)
+    session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
+    async with Backends(settings.backends) as backends, session:
+        jobs = Jobs(store, backends, deliverer, settings.jobs, lambda outcome: metrics.ended(outcome))
+        metrics = Metrics(jobs.counts, backends.report, lambda: asdict(deliverer.counters))
+        await deliverer.open()
+        await jobs.take_up()
+        app = create_app(jobs, backends, deliverer, metrics, max_body_bytes=settings.max_body_bytes)
+        app.include_router(compat_routes(settings.backends[0], session))
         server = _Server(
             uvicorn.Config(
                 app,
@@ -140,17 +122,7 @@ async def _serve(settings: Settings, listener: socket.socket, database: JobDatab
         loop = asyncio.get_running_loop()
         for number in (signals.SIGTERM, signals.SIGINT):
             loop.add_signal_handler(number, stopped.set)
-        watching = asyncio.create_task(
-            backends.watch(
-                settings.backend_timeout_seconds,
-                on_ready=partial(signal, "BACKENDS_READY"),
-                on_timeout=partial(
-                    signal,
-                    "Application startup failed: no ComfyUI answered within "
-                    f"{settings.backend_timeout_seconds:g} s at {', '.join(settings.backends)}",
-                ),
-            )
-        )
+        watching = asyncio.create_task(_watch(settings, backends))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         log.info("listening on http://%s:%d, docs at /docs", settings.host, settings.port)
         stopping = asyncio.create_task(stopped.wait())
@@ -160,8 +132,24 @@ async def _serve(settings: Settings, listener: socket.socket, database: JobDatab
         await jobs.stop()
         server.should_exit = True
         await serving
-        await jobs.close()
+        await deliverer.close()
+        store.close()
         stopping.cancel()
         await asyncio.gather(watching, stopping, return_exceptions=True)
         for task in ended:  # a stop ends with nothing to say; anything else ended with an error
             task.result()
+
+
+async def _watch(settings: Settings, backends: Backends) -> None:
+    where = ", ".join(settings.backends)
+    await backends.watch(
+        settings.backend_timeout_seconds,
+        on_ready=lambda: signal("BACKENDS_READY"),
+        on_timeout=lambda: signal(
+            "Application startup failed: no ComfyUI answered within "
+            f"{settings.backend_timeout_seconds:g} s at {where}"
+        ),
+        on_unrecoverable=lambda: signal(
+            f"BACKEND_UNRECOVERABLE: every GPU failed and no ComfyUI was restarted, at {where}"
+        ),
+    )
