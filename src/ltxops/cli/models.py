@@ -1,6 +1,7 @@
 """Commands of the noun models: what a profile's weights are, whether they are there, and getting them."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltxops.cli.model_options import add_options, hub_maker, known_files, read_inputs, sync_command
@@ -62,6 +63,12 @@ def register(nouns: Subparsers) -> None:
         metavar="SECONDS",
         help="how long to wait for another run on this root",
     )
+    sync.add_argument(
+        "--events", action="store_true", help="with --json: JSON lines on stdout as things happen, too"
+    )
+    sync.add_argument(
+        "--progress-file", type=Path, metavar="FILE", help="keep a small JSON file that tells how far it is"
+    )
     verify.add_argument("--deep", action="store_true", help="hash every file")
 
 
@@ -95,22 +102,23 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _sync(args: argparse.Namespace) -> int:
-
-    from ltxops.models.progress import display
+    from ltxops.models.progress import showing
     from ltxops.models.store import Store
     from ltxops.models.sync import sync
 
-    models, locked = read_inputs(args)
-    report = sync(
-        Store(args.root),
-        models,
-        locked,
-        hub=hub_maker(args),
-        reserve_bytes=args.reserve,
-        jobs=args.jobs,
-        wait_seconds=args.wait,
-        show=display(),
-    )
+    args.json = args.json or args.events
+    with showing(events=args.events, progress_file=args.progress_file) as show:
+        models, locked = read_inputs(args)
+        report = sync(
+            Store(args.root),
+            models,
+            locked,
+            hub=hub_maker(args),
+            reserve_bytes=args.reserve,
+            jobs=args.jobs,
+            wait_seconds=args.wait,
+            show=show,
+        )
     text = (
         f"profile {args.profile}: {len(report.fetched)} files fetched "
         f"({format_bytes(report.bytes_fetched)}), "

@@ -188,7 +188,8 @@ def _fetch_all(
     gates = {item.repo: item for item in missing if item.gated}
     for item in gates.values():
         hub.check_access(item.repo, item.revision, item.file.path)
-    show.expect(sum(item.file.size for item in missing), sum(store.arrived_bytes(item) for item in missing))
+    arrived = sum(store.arrived_bytes(item) for item in missing)
+    show.expect(sum(item.file.size for item in missing), arrived, len(missing))
     guard = threading.Lock()
     stop = threading.Event()
 
