@@ -11,7 +11,8 @@ from ansible.utils.display import Display
 
 display = Display()
 
-#: How long the host itself waits for the end before it answers, so that few connections are needed.
+#: How long the host itself waits for the end before it answers, so that few connections are needed: first,
+#: and once it is known how much there is to do.
 FIRST_LOOK_SECONDS = 1.0
 LOOK_SECONDS = 10.0
 #: A line is shown as often, while something is under way.
@@ -33,6 +34,11 @@ def so_far(progress: dict[str, Any] | None) -> str:
     """Return what a line tells of a command that runs."""
     said = (progress or {}).get("summary") or (progress or {}).get("note")
     return said or "no progress to show yet"
+
+
+def counts(progress: dict[str, Any] | None) -> bool:
+    """Say whether a command that runs knows already how much it has to do."""
+    return progress is not None and progress["bytes_total"] is not None
 
 
 def late(deadline_seconds: float, told: str) -> dict[str, Any]:
@@ -89,7 +95,7 @@ class ActionModule(ActionBase):
         host = task_vars["inventory_hostname"]
         arguments = {"results_file": results_file, "progress_file": self._task.args["progress_file"]}
         begin = time.monotonic()
-        shown_at = float("-inf")
+        shown_at, counting = float("-inf"), False
         told = "no progress was shown"
         patience = FIRST_LOOK_SECONDS
         while True:
@@ -104,10 +110,11 @@ class ActionModule(ActionBase):
             left = begin + deadline - time.monotonic()
             if left <= 0:
                 return late(deadline, told)
-            if time.monotonic() - shown_at >= LINE_SECONDS:
-                shown_at = time.monotonic()
+            began_to_count = counts(look["progress"]) and not counting
+            if began_to_count or time.monotonic() - shown_at >= LINE_SECONDS:
+                shown_at, counting = time.monotonic(), counts(look["progress"])
                 display.display(f"{host}: {so_far(look['progress'])}")
-            patience = min(LOOK_SECONDS, left)
+            patience = min(LOOK_SECONDS if counting else FIRST_LOOK_SECONDS, left)
 
     def _look(self, arguments: dict[str, Any], host: str, task_vars: dict[str, Any]) -> dict[str, Any]:
         """Ask the host; a connection that breaks is tried again for a while."""

@@ -98,7 +98,7 @@ def read_progress(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["state"] == "running" and process_alive(content["pid"], content["pid_start_ticks"]):
-            return {name: content[name] for name in ("summary", "note", "eta_seconds", "updated")}
+            return {name: content[name] for name in ("summary", "note", "bytes_total")}
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None
