@@ -6,19 +6,21 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.integration.models_support import RunningHub
-from tests.integration.pace import large_file, paced
+from tests.integration.pace import Pace, large_file
 
 REPO = Path(__file__).parents[2]
 LTXOPS = str(Path(sys.executable).parent / "ltxops")
 SIZE = 64 * 1024 * 1024
+SLOW = 200_000
+FAST = 200_000_000
 LORA = "loras/renamed.safetensors"
 #: What a line shows: percent, size, rate; then the time left, if it is known; then the files.
 LINE = r"^{host}: \d+ % of 64\.0 MiB, \d+(\.\d)? [KM]?i?B/s, (about \d+ s left, )?0 of 1 files$"
@@ -31,6 +33,40 @@ def hub(tmp_path: Path) -> Iterator[RunningHub]:
         # The role places a lock, so there is one; an empty one locks nothing.
         running.manifest_path.with_name("models.lock.yaml").write_text("version: 1\nmodels: {}\n")
         yield running
+
+
+class Running:
+    """A playbook that runs; `output` is what it has said so far."""
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self.output = ""
+        self._process = subprocess.Popen(
+            command,
+            cwd=REPO,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            self.output += line
+        self._process.stdout.close()
+
+    def wait_for(self, pattern: str) -> "re.Match[str]":
+        """Return the first line that fits."""
+        found: re.Match[str] = wait_for(lambda: re.search(pattern, self.output, re.MULTILINE))
+        return found
+
+    def end(self) -> tuple[int, str]:
+        """Wait for the end; return exit code and output."""
+        code = self._process.wait(90)
+        self._reader.join(10)
+        return code, self.output
 
 
 class Play:
@@ -61,16 +97,13 @@ class Play:
 
     def start(
         self, *options: str, hosts: Any = None, strategy: str = "linear", **variables: Any
-    ) -> "subprocess.Popen[str]":
+    ) -> "Running":
         environment = {**os.environ, "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"), "JOIN_STRATEGY": strategy}
         command = [*self.command(hosts or {"one": {}}, variables), *options]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        return subprocess.Popen(command, cwd=REPO, env=environment, text=True, **pipes)  # type: ignore[call-overload,no-any-return]
+        return Running(command, environment)
 
     def run(self, *options: str, **settings: Any) -> tuple[int, str]:
-        with self.start(*options, **settings) as process:
-            output, _ = process.communicate(timeout=90)
-        return process.returncode, output
+        return self.start(*options, **settings).end()
 
     def progress(self, host: str = "one") -> dict[str, Any]:
         """Return what the progress file says, at most a second old; nothing before it is there."""
@@ -122,21 +155,31 @@ def said(output: str) -> str:
     return " ".join(output.split())
 
 
-@contextmanager
-def downloading(play: Play, **settings: Any) -> Iterator["subprocess.Popen[str]"]:
-    """A playbook that is joining a download which does not end by itself."""
-    play.hub.fault = paced(play.hub, 2_000_000)
-    with play.start(**settings) as process:
-        wait_for(lambda: under_way(play))
-        yield process
+def slow(play: Play) -> Pace:
+    """Make the hub so slow that no download ends during a test, unless the pace is changed."""
+    pace = play.hub.fault = Pace(play.hub, 10_000_000)
+    return pace
+
+
+def downloading(play: Play, **settings: Any) -> Running:
+    """Return a playbook that is joining a download which does not end by itself."""
+    pace = slow(play)
+    running = play.start(**settings)
+    wait_for(lambda: under_way(play))
+    pace.bytes_per_second = SLOW
+    running.wait_for(LINE.format(host="one"))
+    return running
 
 
 def test_each_host_has_lines_of_its_own_until_its_weights_are_there(play: Play) -> None:
-    play.hub.fault = paced(play.hub, 20_000_000)
-    code, output = play.run(hosts={"one": {}, "two": {}}, strategy="free")
+    pace = slow(play)
+    running = play.start(hosts={"one": {}, "two": {}}, strategy="free")
+    for host in ("one", "two"):
+        running.wait_for(LINE.format(host=host))
+    pace.bytes_per_second = FAST
+    code, output = running.end()
     assert code == 0, output
     for host in ("one", "two"):
-        assert re.search(LINE.format(host=host), output, re.MULTILINE), output
         assert play.weight(host).stat().st_size == SIZE
         assert play.progress(host)["state"] == "done"
     again, output = play.run(hosts={"one": {}, "two": {}})
@@ -146,14 +189,18 @@ def test_each_host_has_lines_of_its_own_until_its_weights_are_there(play: Play) 
 
 
 def test_the_rerun_joins_the_download_that_a_lost_connection_left(play: Play) -> None:  # R48
-    play.hub.fault = paced(play.hub, 5_000_000)
+    pace = slow(play)
     assert play.run(lost=True)[0] == 2
     wait_for(lambda: under_way(play))
+    pace.bytes_per_second = SLOW
     first = play.progress()["pid"]
-    code, output = play.run()
+    running = play.start()
+    # The second sync waits, and what is shown is the first one's.
+    assert not running.wait_for(LINE.format(host="one"))[0].startswith("one: 0 %")
+    assert play.progress()["pid"] == first
+    pace.bytes_per_second = FAST
+    code, output = running.end()
     assert code == 0, output
-    shown = re.search(LINE.format(host="one"), output, re.MULTILINE)
-    assert shown and not shown[0].startswith("one: 0 %")
     assert play.weight().stat().st_size == SIZE
     # The first run brought all of it, and only then the second one looked.
     assert sum(method == "GET" and path.startswith("/cdn/") for method, path in play.hub.requests) == 1
@@ -172,33 +219,30 @@ def test_a_failure_is_the_commands_own_sentence_and_exit_code(play: Play) -> Non
 
 
 def test_a_killed_sync_is_told_as_such(play: Play) -> None:
-    with downloading(play) as process:
-        os.kill(play.progress()["pid"], signal.SIGKILL)
-        output, _ = process.communicate(timeout=30)
-    assert process.returncode == 2
+    running = downloading(play)
+    os.kill(play.progress()["pid"], signal.SIGKILL)
+    code, output = running.end()
+    assert code == 2
     assert "was killed by signal 9" in said(output)
     assert output.strip().endswith("[ltxops exit 1]")
 
 
 def test_a_job_that_is_gone_is_not_waited_for(play: Play) -> None:
-    with downloading(play) as process:
-        for pid in processes_of(play.folder, "async_wrapper"):
-            os.kill(pid, signal.SIGKILL)
-        killed = time.monotonic()
-        output, _ = process.communicate(timeout=30)
-    assert time.monotonic() - killed < 15
-    assert process.returncode == 2
+    running = downloading(play)
+    for pid in processes_of(play.folder, "async_wrapper"):
+        os.kill(pid, signal.SIGKILL)
+    code, output = running.end()
+    assert code == 2
     verdict = said(output.strip().splitlines()[-1])
     assert "has ended without a result" in verdict and "% of 64.0 MiB" in verdict
     assert verdict.endswith("[ltxops exit 1]")
 
 
 def test_the_deadline_ends_the_wait_and_says_how_far_it_came(play: Play) -> None:
-    with downloading(play, models_deadline_seconds=8) as process:
-        output, _ = process.communicate(timeout=40)
-    assert process.returncode == 2
+    code, output = downloading(play, models_deadline_seconds=20).end()
+    assert code == 2
     verdict = said(output.strip().splitlines()[-1])
-    assert "not there after 8 s" in verdict and "% of 64.0 MiB" in verdict
+    assert "not there after 20 s" in verdict and "% of 64.0 MiB" in verdict
     assert verdict.endswith("[ltxops exit 5]")
 
 

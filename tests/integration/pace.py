@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 
 from aiohttp import web
-from tests.integration.models_support import Fault, RunningHub
+from tests.integration.models_support import RunningHub
 
 _PIECE_BYTES = 64 * 1024
 
@@ -19,16 +19,20 @@ def large_file(hub_folder: Path, name: str, size: int) -> None:
     path.write_bytes(secrets.token_bytes(size))
 
 
-def paced(hub: RunningHub, bytes_per_second: float) -> Fault:
-    """Return what serves the CDN's files at this rate in all, over however many connections."""
-    turn = asyncio.Lock()
+class Pace:
+    """Serves the CDN's files at `bytes_per_second` in all, over however many connections; may be changed."""
 
-    async def serve(request: web.Request) -> web.StreamResponse | None:
+    def __init__(self, hub: RunningHub, bytes_per_second: float) -> None:
+        self.bytes_per_second = bytes_per_second
+        self._hub = hub
+        self._turn = asyncio.Lock()
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse | None:
         if request.method != "GET" or not request.path.startswith("/cdn/"):
             return None
         owner, name, _, path = request.path.removeprefix("/cdn/").split("/", 3)
-        content = hub.file(f"{owner}/{name}/{path}").read_bytes()
-        entry = hub.repositories[f"{owner}/{name}"].files[path]
+        entry = self._hub.repositories[f"{owner}/{name}"].files[path]
+        content = entry.path.read_bytes()
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", "bytes=0-"))
         assert asked
         first, last = int(asked[1]), int(asked[2] or len(content) - 1)
@@ -37,17 +41,15 @@ def paced(hub: RunningHub, bytes_per_second: float) -> Fault:
             headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
         answer = web.StreamResponse(status=206 if "Range" in request.headers else 200, headers=headers)
         # The ETag that the hub's own answers have, so that a client sees one file and no change.
-        stat = hub.file(f"{owner}/{name}/{path}").stat()
+        stat = entry.path.stat()
         answer.etag = f"{stat.st_mtime_ns:x}-{stat.st_size:x}"
         answer.content_length = last + 1 - first
         with contextlib.suppress(ConnectionResetError):
             await answer.prepare(request)
             for start in range(first, last + 1, _PIECE_BYTES):
                 piece = content[start : min(start + _PIECE_BYTES, last + 1)]
-                async with turn:
-                    await asyncio.sleep(len(piece) / bytes_per_second)
+                async with self._turn:
+                    await asyncio.sleep(len(piece) / self.bytes_per_second)
                 await answer.write(piece)
             await answer.write_eof()
         return answer
-
-    return serve
