@@ -46,6 +46,9 @@ result:
   type: dict
 """
 
+#: How much of a command's log tells why it failed; before that it tells how far it was.
+LAST_LINES = 10
+
 
 def parse_result(stdout: str) -> dict[str, Any]:
     """Return the JSON object on the last line of `stdout`, or an empty one when there is none."""
@@ -57,12 +60,22 @@ def parse_result(stdout: str) -> dict[str, Any]:
     return parsed if isinstance(parsed, dict) else {}
 
 
+def signal_of(exit_code: int) -> int:
+    """Return the number of the signal that ended a command, 0 for none; runuser and shells add 128 to it."""
+    return max(-exit_code, exit_code - 128, 0)
+
+
 def sentence_of(result: dict[str, Any], stderr: str, exit_code: int) -> str:
     """Return the command's own account of its failure: `error` of its JSON, else what it wrote last.
 
     Where the command shows the end of a log (`log_tail`; `logs` of a smoke case), those lines follow.
     """
-    said = result.get("error") or stderr.strip() or "the command said nothing"
+    said = result.get("error") or "\n".join(stderr.strip().splitlines()[-LAST_LINES:])
+    if not result and (number := signal_of(exit_code)):
+        # A killed command says nothing of it, and has no exit code of ltxops.
+        said = f"the command was killed by signal {number}; run the playbook again"
+        exit_code = 1
+    said = said or "the command said nothing"
     lines = [*result.get("log_tail", [])]
     for case in result.get("cases", [result]):
         for name, tail in (case.get("logs") or {}).items():

@@ -19,9 +19,10 @@ from ltxops.models import manifest
 from ltxops.models.hub import Hub
 from ltxops.models.limits import Limits
 from ltxops.models.lock import load as load_lock
-from ltxops.models.progress import Lines
+from ltxops.models.progress import Reporter
 from ltxops.models.store import Store
 from ltxops.models.sync import Report, sync
+from ltxops.models.terminal import Lines
 
 MIB = 1024 * 1024
 COMMIT = "a" * 40
@@ -217,7 +218,7 @@ def fetch_all(
         reserve_bytes=reserve_bytes,
         jobs=2,
         wait_seconds=0,
-        show=Lines(),
+        show=Reporter().add(Lines()),
         limits=Limits(connections, stall_seconds),
     )
 

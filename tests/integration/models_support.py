@@ -16,9 +16,10 @@ from ltxops.embedded.hub import EmbeddedHub, read_repositories, write_missing
 from ltxops.models import manifest
 from ltxops.models.hub import Hub
 from ltxops.models.lock import load as load_lock
-from ltxops.models.progress import Lines
+from ltxops.models.progress import Reporter
 from ltxops.models.store import Store
 from ltxops.models.sync import Report, sync
+from ltxops.models.terminal import Lines
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: Answers a request in place of the hub, or returns None to leave it to the hub.
@@ -119,7 +120,7 @@ def run_sync(
         reserve_bytes=reserve_bytes,
         jobs=2,
         wait_seconds=0,
-        show=Lines(),
+        show=Reporter().add(Lines()),
     )
 
 

@@ -17,9 +17,10 @@ from ltxops.models import manifest
 from ltxops.models.hub import Hub
 from ltxops.models.limits import Limits
 from ltxops.models.lock import LockedFile, LockedModel
-from ltxops.models.progress import Lines
+from ltxops.models.progress import Reporter
 from ltxops.models.store import Store
 from ltxops.models.sync import Report, sync
+from ltxops.models.terminal import Lines
 from ltxops.models.xet import XetFailed, bring_by_xet
 
 PATH = "deep/open.safetensors"
@@ -145,7 +146,7 @@ def sync_with_xet(xet: XetHub, root: Path) -> Report:
         reserve_bytes=0,
         jobs=2,
         wait_seconds=0,
-        show=Lines(),
+        show=Reporter().add(Lines()),
         limits=Limits(stall_seconds=3, xet=True),
     )
 

@@ -25,3 +25,14 @@ def test_the_logs_of_a_smoke_case_are_named() -> None:
     cases = [{"logs": {}}, {"logs": {"comfyui": ["out of memory"]}}]
     told = sentence_of({"error": "two-stage: follow", "cases": cases}, "", 1).splitlines()
     assert told[1:] == ["  | last lines of comfyui:", "  | out of memory"]
+
+
+def test_a_killed_command_is_told_as_such_and_not_with_the_lines_of_its_log() -> None:
+    told = "the command was killed by signal 9; run the playbook again [ltxops exit 1]"
+    # runuser, which stands between where we are root, adds 128.
+    assert sentence_of({}, "so far 43 %\n", -9) == sentence_of({}, "", 137) == told
+
+
+def test_of_a_long_log_only_the_end_is_told() -> None:
+    told = sentence_of({}, "\n".join(f"line {number}" for number in range(500)), 1)
+    assert told.splitlines()[0] == "line 490"

@@ -80,25 +80,26 @@ def _add(args: argparse.Namespace) -> int:
 def _bring(args: argparse.Namespace, store: "Store", candidate: "Candidate") -> "Candidate":
     """Bring the file to its place; return the candidate with its hash."""
     from ltxops.models.direct import place_unproven
-    from ltxops.models.progress import display
+    from ltxops.models.progress import showing
     from ltxops.models.sync import sync
 
-    if candidate.proven_by is None:
-        sha256 = place_unproven(
-            store, candidate.wanted, reserve_bytes=args.reserve, wait_seconds=args.wait, show=display()
+    with showing() as show:
+        if candidate.proven_by is None:
+            sha256 = place_unproven(
+                store, candidate.wanted, reserve_bytes=args.reserve, wait_seconds=args.wait, show=show
+            )
+            return candidate.with_sha256(sha256)
+        sync(
+            store,
+            [candidate.model],
+            {candidate.model.name: candidate.entry},
+            hub=hub_maker(args),
+            reserve_bytes=args.reserve,
+            jobs=args.jobs,
+            wait_seconds=args.wait,
+            show=show,
+            sweep=False,
         )
-        return candidate.with_sha256(sha256)
-    sync(
-        store,
-        [candidate.model],
-        {candidate.model.name: candidate.entry},
-        hub=hub_maker(args),
-        reserve_bytes=args.reserve,
-        jobs=args.jobs,
-        wait_seconds=args.wait,
-        show=display(),
-        sweep=False,
-    )
     return candidate
 
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from ltxops.cli import model_add, model_lock, model_prune, model_status
@@ -59,6 +60,12 @@ def register(nouns: Subparsers) -> None:
     plan.add_argument(
         "--rate", metavar="RATE", help="for the estimate, such as 100MB/s; default: that of the last sync"
     )
+    sync.add_argument(
+        "--events", action="store_true", help="with --json: JSON lines on stdout as things happen, too"
+    )
+    sync.add_argument(
+        "--progress-file", type=Path, metavar="FILE", help="keep a small JSON file that tells how far it is"
+    )
     verify.add_argument("--deep", action="store_true", help="hash every file; removes nothing")
     verify.set_defaults(jobs=os.cpu_count() or 1)
     for add_verb in (model_status.add_verb, model_lock.add_verb, model_add.add_verb, model_prune.add_verb):
@@ -106,23 +113,25 @@ def _plan(args: argparse.Namespace) -> int:
 def _sync(args: argparse.Namespace) -> int:
     from ltxops.models import rate
     from ltxops.models.limits import Limits
-    from ltxops.models.progress import display
+    from ltxops.models.progress import showing
     from ltxops.models.store import Store
     from ltxops.models.sync import sync
 
-    models, locked = read_inputs(args)
-    store = Store(args.root)
-    report = sync(
-        store,
-        models,
-        locked,
-        hub=hub_maker(args),
-        reserve_bytes=args.reserve,
-        jobs=args.jobs,
-        wait_seconds=args.wait,
-        show=display(),
-        limits=Limits(connections=args.connections, xet=args.xet),
-    )
+    args.json = args.json or args.events
+    with showing(events=args.events, progress_file=args.progress_file) as show:
+        models, locked = read_inputs(args)
+        store = Store(args.root)
+        report = sync(
+            store,
+            models,
+            locked,
+            hub=hub_maker(args),
+            reserve_bytes=args.reserve,
+            jobs=args.jobs,
+            wait_seconds=args.wait,
+            show=show,
+            limits=Limits(connections=args.connections, xet=args.xet),
+        )
     rate.record(store.state, report.bytes_fetched, report.seconds)
     text = (
         f"profile {args.profile}: {len(report.fetched)} files fetched "
@@ -135,12 +144,16 @@ def _sync(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from ltxops.models.progress import display
+    from ltxops.models.progress import showing
     from ltxops.models.verify import verify, verify_deep
 
     store, files = known_files(args)
     begin = time.monotonic()
-    verdict = verify_deep(store, files, jobs=args.jobs, show=display()) if args.deep else verify(store, files)
+    if args.deep:
+        with showing() as show:
+            verdict = verify_deep(store, files, jobs=args.jobs, show=show)
+    else:
+        verdict = verify(store, files)
     seconds = time.monotonic() - begin
     ok = not verdict.bad and not verdict.missing
     result: dict[str, Any] = {"ok": ok, "profile": args.profile, "files": len(files), "deep": args.deep}

@@ -34,10 +34,7 @@ def place_all(store: Store, items: list[Wanted], report: "Report", show: Display
     One that fails does not keep the others from coming, unless the disk is full; the first failure is raised
     at the end. Raises what `bring` raises.
     """
-    if not items:
-        return
     failures: list[LtxopsError] = []
-    show.expect(sum(item.file.size for item in items), sum(_here(store, item) for item in items))
     for item in items:
         try:
             report.bytes_fetched += place(store, item, show)[1]
@@ -62,7 +59,7 @@ def place(store: Store, item: Wanted, show: Display) -> tuple[Wanted, int]:
         came += count
         show.advance(item.dest, count)
 
-    show.start(item.dest, item.file.size, _here(store, item))
+    show.start(item.dest, item.file.size, store.arrived_bytes(item))
     digest = bring(item, part, arrived)
     known = replace(item, file=replace(item.file, sha256=digest.sha256))
     store.place(known, part, digest, item.url or str(item.path))
@@ -79,16 +76,12 @@ def place_unproven(
     """
     store.prepare()
     with disk_errors_explained(store.root), store.exclusive(wait_seconds), show:
-        Space(item.file.size - _here(store, item), reserve_bytes, store.free_bytes()).require(str(store.root))
-        show.expect(item.file.size, _here(store, item))
+        Space(item.file.size - store.arrived_bytes(item), reserve_bytes, store.free_bytes()).require(
+            str(store.root)
+        )
+        show.expect(item.file.size, store.arrived_bytes(item))
         known, _ = place(store, item, show)
     return str(known.file.sha256)
-
-
-def _here(store: Store, item: Wanted) -> int:
-    """Return how many bytes an earlier run has left of a file."""
-    part = store.part(item)
-    return min(part.stat().st_size, item.file.size) if part.exists() else 0
 
 
 def bring(wanted: Wanted, part: Path, arrived: Arrived) -> Digest:

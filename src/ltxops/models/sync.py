@@ -197,6 +197,8 @@ def _get(
         store.sweep({store.part(item) for item in wanted})
     _space(store, wanted, (), reserve_bytes).require(str(store.root))
     wanted = take_cached(store, wanted, report.cached, show, copy=True)
+    arrived = sum(store.arrived_bytes(item) for item in wanted)
+    show.expect(sum(item.file.size for item in wanted), arrived, len(wanted))
     try:
         if from_hub := [item for item in wanted if item.repo]:
             _fetch_all(store, hub(), from_hub, limits, report, show)
@@ -220,7 +222,6 @@ def _fetch_all(
     gates = {item.repo: item for item in missing if item.gated}
     for item in gates.values():
         hub.check_access(item.repo, item.revision, item.file.path)
-    show.expect(sum(item.file.size for item in missing), sum(store.arrived_bytes(item) for item in missing))
     guard = threading.Lock()
 
     def place(item: Wanted, part: Path, digest: Digest, source: str) -> None:
