@@ -1,9 +1,12 @@
 """The join of a download that runs in the background: what it shows, and how it ends when that ends badly."""
 
+import contextlib
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.demo_host import free_ports
 from tests.integration.models_support import RunningHub
 from tests.integration.pace import Pace, large_file
 
@@ -59,7 +63,9 @@ class Running:
 
     def wait_for(self, pattern: str) -> "re.Match[str]":
         """Return the first line that fits."""
-        found: re.Match[str] = wait_for(lambda: re.search(pattern, self.output, re.MULTILINE))
+        found: re.Match[str] = wait_for(
+            lambda: re.search(pattern, self.output, re.MULTILINE), lambda: self.output
+        )
         return found
 
     def end(self) -> tuple[int, str]:
@@ -119,6 +125,73 @@ class Play:
         return self.folder / host / "workspace/ComfyUI/models" / LORA
 
 
+class Sshd:
+    """An SSH server on a free port of 127.0.0.1, which lets root in with a key of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port = free_ports(1)[0]
+        self._process: subprocess.Popen[bytes] | None = None
+        for name in ("host_key", "key"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+        public = (folder / "host_key.pub").read_text()
+        (folder / "known_hosts").write_text(f"[127.0.0.1]:{self._port} {public}")
+        # sshd takes no keys from a file that others may write to.
+        (folder / "key.pub").chmod(0o600)
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        return {
+            "ansible_connection": "ssh",
+            "ansible_host": "127.0.0.1",
+            "ansible_port": self._port,
+            "ansible_user": "root",
+            "ansible_ssh_private_key_file": str(self._folder / "key"),
+            "ansible_ssh_common_args": f"-o UserKnownHostsFile={self._folder}/known_hosts",
+            "ansible_control_path_dir": str(self._folder / "cp"),
+        }
+
+    def start(self) -> None:
+        Path("/run/sshd").mkdir(exist_ok=True)
+        settings = [f"HostKey={self._folder}/host_key", f"AuthorizedKeysFile={self._folder}/key.pub"]
+        settings += ["ListenAddress=127.0.0.1", "UsePAM=no", "StrictModes=no", "PidFile=none"]
+        options = [word for setting in settings for word in ("-o", setting)]
+        sshd = shutil.which("sshd") or "/usr/sbin/sshd"
+        command = [sshd, "-D", "-e", "-f", "/dev/null", "-p", str(self._port), *options]
+        with (self._folder / "sshd.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_for(self._listens)
+
+    def stop(self) -> None:
+        """Cut every connection, and let no new one in."""
+        assert self._process
+        for pid in (*descendants(self._process.pid), self._process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait(10)
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self._port)) == 0
+
+
+def descendants(pid: int) -> list[int]:
+    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [found for child in children for found in (*descendants(child), child)]
+
+
+@contextlib.contextmanager
+def loopback_sshd(folder: Path) -> Iterator[Sshd]:
+    if os.geteuid() != 0:
+        pytest.skip("an SSH server for this test needs root")
+    server = Sshd(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
 @pytest.fixture
 def play(tmp_path: Path, hub: RunningHub) -> Iterator[Play]:
     yield Play(tmp_path, hub)
@@ -138,10 +211,10 @@ def processes_of(folder: Path, word: str = "") -> list[int]:
     return found
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 40) -> Any:
+def wait_for(what: Callable[[], Any], told: Callable[[], str] = str, seconds: float = 40) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := what()):
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, told()
         time.sleep(0.05)
     return found
 
@@ -165,7 +238,7 @@ def downloading(play: Play, **settings: Any) -> Running:
     """Return a playbook that is joining a download which does not end by itself."""
     pace = slow(play)
     running = play.start(**settings)
-    wait_for(lambda: under_way(play))
+    wait_for(lambda: under_way(play), lambda: running.output)
     pace.bytes_per_second = SLOW
     running.wait_for(LINE.format(host="one"))
     return running
@@ -205,6 +278,21 @@ def test_the_rerun_joins_the_download_that_a_lost_connection_left(play: Play) ->
     # The first run brought all of it, and only then the second one looked.
     assert sum(method == "GET" and path.startswith("/cdn/") for method, path in play.hub.requests) == 1
     assert play.progress()["pid"] != first
+
+
+def test_a_dropped_connection_is_made_again_and_the_download_goes_on(play: Play) -> None:  # R48
+    with loopback_sshd(play.folder) as sshd:
+        running = downloading(play, hosts={"one": sshd.variables})
+        first = play.progress()["pid"]
+        sshd.stop()
+        running.wait_for("^one: connection lost, trying again")
+        sshd.start()
+        assert isinstance(play.hub.fault, Pace)
+        play.hub.fault.bytes_per_second = FAST
+        code, output = running.end()
+    assert code == 0, output
+    assert play.progress()["pid"] == first
+    assert play.weight().stat().st_size == SIZE
 
 
 def test_a_failure_is_the_commands_own_sentence_and_exit_code(play: Play) -> None:
