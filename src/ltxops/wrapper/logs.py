@@ -25,7 +25,10 @@ def harmless(text: str) -> str:
 
 
 class HarmlessFormatter(logging.Formatter):
-    """Formats every record, tracebacks included: none passes for a signal or another record, or holds a link's key."""
+    """Formats every record, tracebacks included: none passes for a signal or another record.
+
+    Links lose their keys.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one event."""

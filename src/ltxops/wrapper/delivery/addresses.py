@@ -1,7 +1,8 @@
-"""Whom the wrapper may call on behalf of a request: URLs in one plain notation, addresses of the public internet.
+"""Whom the wrapper may call for a request: URLs in one plain notation, addresses of the public internet.
 
-`ipaddress.is_global` is not enough: it passes multicast, and its answers for IPv6 that carries an IPv4 address
-differ between versions of Python. Here each range that is refused is named, with the document that sets it apart.
+`ipaddress.is_global` is not enough: it passes multicast, and its answers for IPv6 that carries an IPv4
+address differ between versions of Python. Here each range that is refused is named, with the document that
+sets it apart.
 """
 
 import errno
@@ -141,9 +142,9 @@ def check_address(text: str, allowed: Sequence[Network]) -> None:
 def parse_url(text: str, allowed: Sequence[Network] | None = ()) -> URL:
     """Return the URL when it is written plainly and its host is a name or an address that may be called.
 
-    A name is looked up and checked when it is used. `allowed` None accepts every address: that is for URLs of
-    the operator. Raises AddressRefused with a sentence that holds neither the path nor the query, which may be
-    secret.
+    A name is looked up and checked when it is used. `allowed` None accepts every address: that is for URLs
+    of the operator. Raises AddressRefused with a sentence that holds neither the path nor the query, which
+    may be secret.
     """
     if len(text) > MAX_URL_CHARACTERS:
         raise AddressRefused(f"the URL has {len(text)} characters, more than {MAX_URL_CHARACTERS}")
@@ -167,7 +168,7 @@ def parse_url(text: str, allowed: Sequence[Network] | None = ()) -> URL:
     if address is not None and allowed is not None:
         check_address(str(address), allowed)
     url = URL(text, encoded=True)
-    if url.host is None or url.host.lower() != (str(address) if address else host.lower()):
+    if (url.raw_host or "").lower() != (str(address) if address else host.lower()):
         raise AddressRefused(f"the URL has the host {host[:80]!a}, which is not plainly written")
     return url
 

@@ -1,8 +1,8 @@
 """Connections that go where they were allowed to: the address that is checked is the one connected to.
 
-A name is looked up once a connection, each answer is checked, and only checked ones are handed on. The socket is
-checked again right before it connects, which covers addresses that are written in the URL: HTTP clients do not
-ask a resolver for those.
+A name is looked up once a connection, each answer is checked, and only checked ones are handed on. The socket
+is checked again right before it connects, which covers addresses that are written in the URL: HTTP clients do
+not ask a resolver for those.
 """
 
 import asyncio
@@ -100,7 +100,10 @@ def connector_arguments(lookup: Lookup, allowed: Sequence[Network]) -> dict[str,
 def open_session(
     lookup: Lookup, allowed: Sequence[Network] | None, timeout: aiohttp.ClientTimeout, user_agent: str
 ) -> aiohttp.ClientSession:
-    """Return a session without cookies and proxies. `allowed` None connects anywhere: for the operator's URLs."""
+    """Return a session without cookies and proxies.
+
+    `allowed` None connects anywhere: for URLs of the operator.
+    """
     checks = {"force_close": True} if allowed is None else connector_arguments(lookup, allowed)
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(**checks),

@@ -4,4 +4,4 @@ from ltxops.errors import CheckFailed
 
 
 class DeliveryFailed(CheckFailed):
-    """An input could not be fetched or an output not be uploaded; the message is one sentence for a result."""
+    """An input could not be fetched or an output not be uploaded; the message is for the job's result."""

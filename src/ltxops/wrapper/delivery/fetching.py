@@ -1,4 +1,4 @@
-"""Fetches the URLs of a job into ComfyUI's input folder: bounded, checked at each hop, whole or not at all."""
+"""Fetches the URLs of a job into ComfyUI's input folder: bounded, checked at each hop, and whole or not."""
 
 import asyncio
 import contextlib
@@ -73,8 +73,8 @@ class Fetcher:
                 log.info("job %s: input %d fetched from %s", job_id, number, URL(url, encoded=True).host)
         except OSError as error:
             raise DeliveryFailed(
-                f"an input cannot be put into {folder} ({error.strerror or error}); look at its owner and its "
-                "free space"
+                f"an input cannot be put into {folder} ({error.strerror or error}); look at its owner and "
+                "its free space"
             ) from error
         finally:
             if len(names) < len(wanted):
@@ -150,7 +150,8 @@ def _extension(head: bytes, uses: Sequence[tuple[str, Kind]]) -> str:
     found = file_type(head)
     if found is None:
         raise _NotTaken(
-            "it is no file of a known type; PNG, JPEG, WebP, GIF, MP4, MOV, WebM, WAV, MP3, M4A, FLAC and Ogg are"
+            "it is no file of a known type, which are PNG, JPEG, WebP, GIF, MP4, MOV, WebM, WAV, MP3, M4A, "
+            "FLAC and Ogg"
         )
     kind, extension = found
     for place, wanted in uses:

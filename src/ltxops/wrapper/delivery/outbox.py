@@ -1,7 +1,8 @@
 """What is still to be delivered, in a SQLite file of its own: `<state>/outbox.sqlite3`.
 
-An event that was put here is known after the process dies. Delivered and given-up ones are removed: they hold
-parameters of users. One process writes, from one thread at a time; methods block for as long as a commit takes.
+An event that was put here is known after the process dies. Delivered and given-up ones are removed: they
+hold parameters of users. One process writes, from one thread at a time; methods block for as long as a commit
+takes.
 """
 
 import sqlite3
@@ -33,7 +34,7 @@ CREATE TABLE uploads (job_id TEXT PRIMARY KEY, started_at REAL NOT NULL) WITHOUT
 
 @dataclass(frozen=True)
 class Event:
-    """One webhook to be called. `attempts` have failed so far; `of_host` says that the URL is the operator's."""
+    """One webhook to be called. `attempts` have failed so far; `of_host`: the URL is the operator's."""
 
     id: str
     job_id: str

@@ -1,4 +1,4 @@
-"""Presigned URLs are keys: whoever reads one in a log can fetch the file. Their queries are left out there."""
+"""Presigned URLs are keys: who reads one in a log can fetch the file. Their queries are left out there."""
 
 import re
 

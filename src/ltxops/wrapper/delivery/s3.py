@@ -1,4 +1,4 @@
-"""Where a job's outputs go in S3-compatible storage: the host's destination or the request's, never a mixture.
+"""Where a job's outputs go in S3-compatible storage: the host's destination or the request's, never mixed.
 
 No I/O: what may be used, under which keys the files go, and how large their parts are.
 """
@@ -118,8 +118,8 @@ def choose(
 ) -> Destination | None:
     """Return where to upload to: what the request names, all of it, or else the host's own; None for nowhere.
 
-    A request that names anything gets nothing of the host's: its endpoint would receive requests signed with
-    the host's keys, and its keys would be sent to the host's storage. Raises ValueError as `destination` does.
+    A request that names anything gets nothing of the host's: else its endpoint would receive what is signed
+    with the host's keys. Raises ValueError as `destination` does.
     """
     if requested is None or not requested.given():
         return host
@@ -134,7 +134,7 @@ def choose(
 
 
 def object_keys(prefix: str, job_id: str, items: Sequence[OutputItem]) -> list[str]:
-    """Return the key of each output: `<prefix><job id>/<filename>`, a number added where two have one name."""
+    """Return the key of each output: `<prefix><job id>/<filename>`, with a number where two have one name."""
     keys: list[str] = []
     taken: set[str] = set()
     for item in items:

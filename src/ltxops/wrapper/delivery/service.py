@@ -1,7 +1,6 @@
 """The delivery as the jobs of the wrapper see it: inputs come in, outputs and news of them go out."""
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,32 +10,23 @@ from typing import Any, TypeVar
 import aiohttp
 
 from ltxops import __version__
-from ltxops.wrapper.delivery.addresses import AddressRefused, parse_url
+from ltxops.wrapper.delivery.checks import check_delivery
 from ltxops.wrapper.delivery.connections import Lookup, SystemLookup, open_session
 from ltxops.wrapper.delivery.counters import Counters
 from ltxops.wrapper.delivery.failures import DeliveryFailed
 from ltxops.wrapper.delivery.fetching import Fetcher, drop
-from ltxops.wrapper.delivery.inputs import MAX_URLS, references
+from ltxops.wrapper.delivery.inputs import references
 from ltxops.wrapper.delivery.outbox import Outbox
-from ltxops.wrapper.delivery.s3 import (
-    MAX_EXPIRY_SECONDS,
-    Destination,
-    DestinationIncomplete,
-    choose,
-    object_keys,
-)
+from ltxops.wrapper.delivery.s3 import Destination, choose, object_keys
 from ltxops.wrapper.delivery.settings import DeliverySettings
 from ltxops.wrapper.delivery.uploads import Uploader
 from ltxops.wrapper.delivery.webhooks import Caller, event_of
-from ltxops.wrapper.refusals import Refused
 from ltxops.wrapper.schema import GenerateInput, OutputItem, S3Settings, WebhookSettings
 
 log = logging.getLogger("ltxops.wrapper.delivery")
 
 #: All uploads of one job together.
 UPLOAD_SECONDS = 1800.0
-#: Parameters for a webhook, as JSON: they wait in the outbox with the event.
-MAX_EXTRA_BYTES = 65_536
 
 _CONNECT_SECONDS = 10.0
 _SILENCE_SECONDS = 30.0
@@ -60,7 +50,7 @@ class Delivery:
         self.counters = Counters()
 
     async def open(self) -> None:
-        """Start to deliver, first what an earlier process left. Raises CheckFailed when the outbox is unusable."""
+        """Start to deliver, first what an earlier process left. Raises CheckFailed for an unusable outbox."""
         settings = self._settings
         # One thread: SQLite's calls keep their order, and none of them holds up the event loop.
         self._thread = ThreadPoolExecutor(1, "outbox")
@@ -100,58 +90,7 @@ class Delivery:
 
     def check(self, wanted: GenerateInput) -> None:
         """Raise Refused(400) when what a request asks to be delivered never can be. Nothing is looked up."""
-        self._check_s3(wanted.s3)
-        self._check_webhook(wanted.webhook)
-        found = references(wanted.workflow_json)
-        if len({reference.url for reference in found}) > MAX_URLS:
-            raise Refused(400, "too_many_inputs", f"workflow_json names more than {MAX_URLS} URLs as inputs")
-        for reference in found:
-            try:
-                parse_url(reference.url, self._settings.allowed_networks)
-            except AddressRefused as error:
-                raise Refused(
-                    400,
-                    "invalid_input_url",
-                    f"{reference.name[:40]!a} of node {reference.node_id[:40]!a} cannot be fetched: {error}",
-                ) from None
-
-    def _check_s3(self, s3: S3Settings | None) -> None:
-        if s3 is None:
-            return
-        expiry = s3.url_expiry_seconds
-        if expiry is not None and not 1 <= expiry <= MAX_EXPIRY_SECONDS:
-            raise Refused(
-                400,
-                "invalid_expiry",
-                f"s3.url_expiry_seconds is {expiry}; give 1 to {MAX_EXPIRY_SECONDS} (7 days), the longest that S3 "
-                "signs for",
-            )
-        try:
-            self._destination(s3)
-        except DestinationIncomplete as error:
-            missing = ", ".join(f"s3.{name}" for name in error.missing)
-            raise Refused(
-                400,
-                "incomplete_s3",
-                f"{missing} is missing: a request that names storage names all of it, because nothing is filled "
-                "in from the host's own",
-            ) from None
-        except ValueError as error:
-            raise Refused(400, "invalid_s3", f"s3 cannot be used: {error}") from None
-
-    def _check_webhook(self, webhook: WebhookSettings | None) -> None:
-        if webhook is None:
-            return
-        if len(json.dumps(webhook.extra_params or {})) > MAX_EXTRA_BYTES:
-            raise Refused(
-                400, "too_many_params", f"webhook.extra_params has more than {MAX_EXTRA_BYTES} bytes as JSON"
-            )
-        if webhook.url is None:
-            return
-        try:
-            parse_url(webhook.url, self._settings.allowed_networks)
-        except AddressRefused as error:
-            raise Refused(400, "invalid_webhook", f"webhook.url cannot be called: {error}") from None
+        check_delivery(wanted, self._settings.allowed_networks)
 
     async def fetch_inputs(
         self, job_id: str, graph: Mapping[str, Any], input_directory: Path | None
@@ -184,7 +123,7 @@ class Delivery:
     ) -> tuple[list[OutputItem], str | None]:
         """Return the outputs with links to those that were uploaded, and why one was not, or None.
 
-        Local files stay as they are. The first failure ends the upload; what was uploaded before keeps its link.
+        Local files stay as they are. The first failure ends the upload; what was uploaded keeps its link.
         """
         try:
             destination = self._destination(s3)

@@ -1,4 +1,4 @@
-"""What the host's operator tells the delivery, read from the environment and checked before anything starts."""
+"""What the operator tells the delivery, read from the environment and checked before anything starts."""
 
 import re
 from collections.abc import Mapping

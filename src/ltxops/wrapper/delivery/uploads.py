@@ -35,7 +35,7 @@ ATTEMPTS = 3
 #: Parts in memory at once, of all jobs.
 PARTS_AT_ONCE = 4
 
-#: What the SDK would look up for itself: (name in a configuration file, in the environment, default, conversion).
+#: What the SDK would look up for itself: (key of a configuration file, environment, default, conversion).
 _NOT_LOOKED_UP: dict[str, tuple[None, None, str | None, None]] = {
     "profile": (None, None, None, None),
     "config_file": (None, None, os.devnull, None),
@@ -137,7 +137,7 @@ class Uploader:
     async def _send_parts(
         self, client: Any, upload: dict[str, str], path: Path, sizes: Sequence[int]
     ) -> list[dict[str, Any]]:
-        """Send all parts, a few at a time, and return what completes the upload. The first failure ends all."""
+        """Send all parts, a few at a time; return what completes the upload. The first failure ends all."""
 
         async def send(number: int, offset: int, size: int) -> dict[str, Any]:
             async with self._room:
@@ -179,7 +179,7 @@ def _read(path: Path, offset: int, size: int) -> bytes:
         handle.seek(offset)
         data = handle.read(size)
     if len(data) != size:
-        raise OSError(f"{path.name} became shorter while it was uploaded")
+        raise DeliveryFailed(f"{path.name} became shorter while it was uploaded")
     return data
 
 
@@ -203,6 +203,8 @@ def _said(error: BaseException) -> str:
         return f"storage answered {status} {answer.get('Error', {}).get('Code', '')}".rstrip()
     if isinstance(error, asyncio.TimeoutError):
         return f"storage took longer than {REQUEST_SECONDS:g} s for one request"
+    if isinstance(error, OSError):
+        return f"the file cannot be read ({error.strerror})"
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, AddressRefused):

@@ -1,4 +1,4 @@
-"""Calls the webhooks in the outbox until each is delivered or given up, without one receiver holding up others."""
+"""Calls the webhooks in the outbox until each is delivered or given up; no receiver holds up the others."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ MAX_CALLS = 16
 MAX_CALLS_AN_ORIGIN = 2
 #: A receiver may ask for this long a wait at most.
 MAX_RETRY_AFTER_SECONDS = 3600.0
-#: An attempt comes up to this share earlier or later, so that many that failed together do not return together.
+#: An attempt comes up to this share earlier or later: those that failed together do not return together.
 JITTER = 0.2
 
 _DATABASE_PAUSE_SECONDS = 5.0
@@ -96,7 +96,7 @@ def retry_after_seconds(value: str | None, now: float) -> float | None:
 
 
 class Caller:
-    """Delivers what is in the outbox while it runs. `sessions` are for the host's URL and for requests' URLs."""
+    """Delivers what is in the outbox while it runs. `sessions`: for the host's URL, for those of requests."""
 
     def __init__(
         self,
@@ -144,11 +144,14 @@ class Caller:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _start_what_is_due(self) -> float | None:
-        """Start calls while there is room; return the seconds until more is due, None when only a change helps."""
+        """Start calls while there is room; return the seconds until more is due, None for no such time."""
         while len(self._calls) < MAX_CALLS:
             busy = Counter(origin for origin, _ in self._calls.values())
             full = [origin for origin, calls in busy.items() if calls >= MAX_CALLS_AN_ORIGIN]
-            event, wait_seconds = await self._call(self._outbox.next_due, list(self._calls), full)
+            due: tuple[Event | None, float | None] = await self._call(
+                self._outbox.next_due, list(self._calls), full
+            )
+            event, wait_seconds = due
             if event is None:
                 return wait_seconds
             task = asyncio.create_task(self._deliver(event))
@@ -168,7 +171,7 @@ class Caller:
             self.wake()
 
     async def _attempt(self, event: Event) -> tuple[str, str, float | None]:
-        """Make one call. Returns the verdict, what was answered, and the receiver's wish for a wait in seconds."""
+        """Make one call; return the verdict, what was answered, and how many seconds the receiver wants."""
         now = time.time()
         sent = headers(event.id, int(now), event.body, self._secrets)
         session = self._of_host if event.of_host else self._of_requests
