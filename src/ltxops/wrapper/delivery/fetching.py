@@ -183,5 +183,7 @@ def _publish(part: Path, target: Path) -> None:
 
 
 def drop(job_id: str, input_directory: Path) -> None:
-    """Remove the fetched files of a job; none is no error."""
+    """Remove the fetched files of a job; none is no error. Nothing is removed through a link."""
+    if (input_directory / FOLDER).is_symlink():
+        return
     shutil.rmtree(input_directory / FOLDER / job_id, ignore_errors=True)
