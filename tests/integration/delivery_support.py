@@ -176,6 +176,10 @@ def storage() -> Iterator[Storage]:
         process.wait()
 
 
+def _length(got: aiohttp.ClientResponse) -> dict[str, str]:
+    return {"Content-Length": got.headers["Content-Length"]} if "Content-Length" in got.headers else {}
+
+
 class Between:
     """Stands between client and storage. `fault` sees each request first, and may answer it or spoil it."""
 
@@ -185,7 +189,7 @@ class Between:
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """Forward a request."""
-        body = await request.read()
+        body = b"".join([chunk async for chunk in request.content.iter_any()])
         if self.fault is not None:
             answer = await self.fault(request, body)
             if isinstance(answer, web.StreamResponse):
@@ -203,4 +207,6 @@ class Between:
                 for name, value in got.headers.items()
                 if name.lower() not in ("transfer-encoding", "content-length", "connection")
             }
+            if request.method == "HEAD":
+                return web.Response(status=got.status, headers={**kept, **_length(got)})
             return web.Response(status=got.status, headers=kept, body=await got.read())

@@ -26,6 +26,7 @@ from ltxops.wrapper.delivery.inputs import (
     references,
     replace,
 )
+from ltxops.wrapper.delivery.timing import in_time
 
 log = logging.getLogger("ltxops.wrapper.delivery")
 
@@ -85,7 +86,7 @@ class Fetcher:
         """Fetch one URL and return the name of its file. Raises DeliveryFailed, OSError of the file."""
         place = uses[0][0]
         try:
-            return await asyncio.wait_for(self._get(url, uses, folder, number), self._timeout_seconds)
+            return await in_time(self._get(url, uses, folder, number), self._timeout_seconds)
         except _NotTaken as error:
             raise DeliveryFailed(f"the input {place} cannot be used: {error}") from None
         except AddressRefused as error:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import aiohttp
 
 from ltxops import __version__
+from ltxops.errors import CheckFailed
 from ltxops.wrapper.delivery.checks import check_delivery
 from ltxops.wrapper.delivery.connections import Lookup, SystemLookup, open_session
 from ltxops.wrapper.delivery.counters import Counters
@@ -19,6 +20,7 @@ from ltxops.wrapper.delivery.inputs import references
 from ltxops.wrapper.delivery.outbox import Outbox
 from ltxops.wrapper.delivery.s3 import Destination, choose, object_keys
 from ltxops.wrapper.delivery.settings import DeliverySettings
+from ltxops.wrapper.delivery.timing import in_time
 from ltxops.wrapper.delivery.uploads import Uploader
 from ltxops.wrapper.delivery.webhooks import Caller, event_of
 from ltxops.wrapper.schema import GenerateInput, OutputItem, S3Settings, WebhookSettings
@@ -54,7 +56,11 @@ class Delivery:
         settings = self._settings
         # One thread: SQLite's calls keep their order, and none of them holds up the event loop.
         self._thread = ThreadPoolExecutor(1, "outbox")
-        self._outbox = await self._call(Outbox, self._database_path)
+        try:
+            self._outbox = await self._call(Outbox, self._database_path)
+        except CheckFailed:
+            self._thread.shutdown()
+            raise
         timeout = aiohttp.ClientTimeout(total=None, connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS)
         agent = f"ltxops/{__version__}"
         self._checked = open_session(self._lookup, settings.allowed_networks, timeout, agent)
@@ -135,7 +141,7 @@ class Delivery:
         linked = list(items)
         await self._call(self._outbox.upload_begins, job_id)
         try:
-            await asyncio.wait_for(self._upload(job_id, linked, destination, expiry), UPLOAD_SECONDS)
+            await in_time(self._upload(job_id, linked, destination, expiry), UPLOAD_SECONDS)
         except (DeliveryFailed, asyncio.TimeoutError) as error:
             self.counters.uploads_failed += 1
             done = sum(item.url is not None for item in linked)

@@ -23,6 +23,7 @@ from ltxops.wrapper.delivery.s3 import (
     part_is_intact,
     part_sizes,
 )
+from ltxops.wrapper.delivery.timing import in_time
 
 log = logging.getLogger("ltxops.wrapper.delivery")
 
@@ -57,6 +58,7 @@ class Uploader:
         # The SDK takes a quarter of a second to load, and most hosts start without needing it.
         from aiobotocore.config import AioConfig
         from aiobotocore.session import AioSession
+        from botocore.handlers import add_expect_header
 
         checks = connector_arguments(self._lookup, self._allowed) if destination.checked else {}
         checks.pop("force_close", None)
@@ -84,6 +86,8 @@ class Uploader:
             aws_secret_access_key=destination.secret_access_key,
             config=config,
         ) as client:
+            # The HTTP client would wait for ever for the interim answer, which not every store gives.
+            client.meta.events.unregister("before-call.s3", add_expect_header)
             yield client
 
     async def upload(
@@ -98,12 +102,12 @@ class Uploader:
         try:
             size = (await asyncio.to_thread(path.stat)).st_size
             if size <= PART_BYTES:
-                await self._put(client, bucket, key, path, size)
+                etag = await self._put(client, bucket, key, path, size)
             else:
-                await self._put_parts(client, bucket, key, path, size)
+                etag = await self._put_parts(client, bucket, key, path, size)
             stored = await _in_time(client.head_object(Bucket=bucket, Key=key))
-            if stored["ContentLength"] != size:
-                raise DeliveryFailed(f"storage has {stored['ContentLength']} of {size} bytes")
+            if stored.get("ContentLength", size) != size or stored.get("ETag", etag) != etag:
+                raise DeliveryFailed("storage answers with another object than was uploaded")
             link: str = await client.generate_presigned_url(
                 "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=expiry_seconds
             )
@@ -111,7 +115,7 @@ class Uploader:
         except (BotoCoreError, ClientError, OSError, asyncio.TimeoutError) as error:
             raise DeliveryFailed(_said(error)) from error
 
-    async def _put(self, client: Any, bucket: str, key: str, path: Path, size: int) -> None:
+    async def _put(self, client: Any, bucket: str, key: str, path: Path, size: int) -> str:
         async with self._room:
             body = await asyncio.to_thread(_read, path, 0, size)
             answer = await _in_time(
@@ -120,15 +124,19 @@ class Uploader:
                 )
             )
             _check_part(answer, body, 1)
+            return str(answer["ETag"])
 
-    async def _put_parts(self, client: Any, bucket: str, key: str, path: Path, size: int) -> None:
+    async def _put_parts(self, client: Any, bucket: str, key: str, path: Path, size: int) -> str:
         begun = await _in_time(
             client.create_multipart_upload(Bucket=bucket, Key=key, ContentType=content_type(key))
         )
         upload = {"Bucket": bucket, "Key": key, "UploadId": begun["UploadId"]}
         try:
             parts = await self._send_parts(client, upload, path, part_sizes(size))
-            await _in_time(client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}))
+            done = await _in_time(
+                client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+            )
+            return str(done["ETag"])
         except BaseException:
             # Also when the job is cancelled: parts that nobody ends are kept and charged for ever.
             await asyncio.shield(_abort(client, upload))
@@ -162,14 +170,14 @@ class Uploader:
 
 
 async def _in_time(request: Any) -> Any:
-    return await asyncio.wait_for(request, REQUEST_SECONDS)
+    return await in_time(request, REQUEST_SECONDS)
 
 
 async def _abort(client: Any, upload: dict[str, str]) -> None:
     from botocore.exceptions import BotoCoreError, ClientError
 
     with suppress(BotoCoreError, ClientError, asyncio.TimeoutError):
-        await asyncio.wait_for(client.abort_multipart_upload(**upload), ABORT_SECONDS)
+        await in_time(client.abort_multipart_upload(**upload), ABORT_SECONDS)
         return
     log.warning("an unfinished multipart upload stays in bucket %s: %s", upload["Bucket"], upload["Key"])
 
@@ -199,8 +207,9 @@ def _said(error: BaseException) -> str:
 
     if isinstance(error, ClientError):
         answer = error.response
-        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        return f"storage answered {status} {answer.get('Error', {}).get('Code', '')}".rstrip()
+        status = str(answer.get("ResponseMetadata", {}).get("HTTPStatusCode"))
+        code = answer.get("Error", {}).get("Code", "")
+        return f"storage answered {status}" if code in ("", status) else f"storage answered {status} {code}"
     if isinstance(error, asyncio.TimeoutError):
         return f"storage took longer than {REQUEST_SECONDS:g} s for one request"
     if isinstance(error, OSError):

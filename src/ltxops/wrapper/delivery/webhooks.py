@@ -21,6 +21,7 @@ from ltxops.wrapper.delivery.connections import why
 from ltxops.wrapper.delivery.counters import Counters
 from ltxops.wrapper.delivery.outbox import Event, Outbox
 from ltxops.wrapper.delivery.signing import headers
+from ltxops.wrapper.delivery.timing import in_time
 
 log = logging.getLogger("ltxops.wrapper.delivery")
 
@@ -136,7 +137,7 @@ class Caller:
                     log.error("the outbox cannot be read (%s); trying again", error)
                     wait_seconds = _DATABASE_PAUSE_SECONDS
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), wait_seconds)
+                    await in_time(self._changed.wait(), wait_seconds)
         finally:
             tasks = [task for _, task in self._calls.values()]
             for task in tasks:
