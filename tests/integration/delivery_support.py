@@ -1,6 +1,7 @@
 """What the delivery talks to in tests: real servers in threads and processes that misbehave on request."""
 
 import asyncio
+import io
 import socket
 import subprocess
 import sys
@@ -199,7 +200,7 @@ class Between:
         async with (
             aiohttp.ClientSession(auto_decompress=False) as session,
             session.request(
-                request.method, self._target + request.path_qs, headers=headers, data=body
+                request.method, self._target + request.path_qs, headers=headers, data=io.BytesIO(body)
             ) as got,
         ):
             kept = {

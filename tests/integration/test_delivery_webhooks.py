@@ -185,7 +185,7 @@ def test_a_receiver_that_hangs_is_cut_off_and_holds_nobody_up(tmp_path: Path) ->
 
 
 def test_an_endless_answer_is_not_read(tmp_path: Path) -> None:
-    sent = []
+    sent: list[int] = []
 
     async def endless(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()

@@ -89,7 +89,11 @@ class OutputItem(BaseModel):
     subfolder: str
     node_id: str
     output_type: str = Field(description="The list it was reported under: images, videos, gifs or audio")
-    url: str | None = Field(default=None, description="A presigned link to it in S3, where it was uploaded")
+    url: str | None = Field(
+        default=None,
+        description="A presigned link to it in S3; absent when it was not uploaded",
+        exclude_if=lambda url: url is None,
+    )
 
 
 class Timings(BaseModel):

@@ -8,10 +8,10 @@ _T = TypeVar("_T")
 
 
 async def in_time(work: Coroutine[Any, Any, _T], seconds: float | None) -> _T:
-    """Return what `work` returns; raises asyncio.TimeoutError after `seconds` (None: never), with `work` ended.
+    """Return what `work` returns; raises asyncio.TimeoutError after `seconds`, with `work` ended.
 
-    Before Python 3.12 `asyncio.wait_for` forgets a cancellation that comes together with the result, and a
-    job that was given up would go on.
+    None waits for ever. Before Python 3.12 `asyncio.wait_for` forgets a cancellation that comes together with
+    the result, and a job that was given up would go on.
     """
     task = asyncio.ensure_future(work)
     try:

@@ -114,6 +114,8 @@ class Uploader:
             return link, size
         except (BotoCoreError, ClientError, OSError, asyncio.TimeoutError) as error:
             raise DeliveryFailed(_said(error)) from error
+        except KeyError as error:
+            raise DeliveryFailed(f"storage answered without {error.args[0]}; is that S3?") from error
 
     async def _put(self, client: Any, bucket: str, key: str, path: Path, size: int) -> str:
         async with self._room:
@@ -127,11 +129,12 @@ class Uploader:
             return str(answer["ETag"])
 
     async def _put_parts(self, client: Any, bucket: str, key: str, path: Path, size: int) -> str:
-        begun = await _in_time(
-            client.create_multipart_upload(Bucket=bucket, Key=key, ContentType=content_type(key))
+        beginning = asyncio.ensure_future(
+            _in_time(client.create_multipart_upload(Bucket=bucket, Key=key, ContentType=content_type(key)))
         )
-        upload = {"Bucket": bucket, "Key": key, "UploadId": begun["UploadId"]}
         try:
+            begun = await asyncio.shield(beginning)
+            upload = {"Bucket": bucket, "Key": key, "UploadId": begun["UploadId"]}
             parts = await self._send_parts(client, upload, path, part_sizes(size))
             done = await _in_time(
                 client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
@@ -139,7 +142,7 @@ class Uploader:
             return str(done["ETag"])
         except BaseException:
             # Also when the job is cancelled: parts that nobody ends are kept and charged for ever.
-            await asyncio.shield(_abort(client, upload))
+            await asyncio.shield(_abort(client, bucket, key, beginning))
             raise
 
     async def _send_parts(
@@ -173,13 +176,23 @@ async def _in_time(request: Any) -> Any:
     return await in_time(request, REQUEST_SECONDS)
 
 
-async def _abort(client: Any, upload: dict[str, str]) -> None:
+async def _abort(client: Any, bucket: str, key: str, beginning: asyncio.Future[Any]) -> None:
+    """End an upload that may not even have begun; `beginning` gives its id."""
     from botocore.exceptions import BotoCoreError, ClientError
 
-    with suppress(BotoCoreError, ClientError, asyncio.TimeoutError):
-        await in_time(client.abort_multipart_upload(**upload), ABORT_SECONDS)
-        return
-    log.warning("an unfinished multipart upload stays in bucket %s: %s", upload["Bucket"], upload["Key"])
+    errors = (BotoCoreError, ClientError, asyncio.TimeoutError, KeyError)
+    with suppress(*errors):
+        await asyncio.wait({beginning}, timeout=ABORT_SECONDS)
+        if not beginning.done():
+            beginning.cancel()
+            return
+        upload_id = beginning.result()["UploadId"]
+        try:
+            await in_time(
+                client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id), ABORT_SECONDS
+            )
+        except errors:
+            log.warning("an unfinished multipart upload stays in bucket %s: %s", bucket, key)
 
 
 def _read(path: Path, offset: int, size: int) -> bytes:
