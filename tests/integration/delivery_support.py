@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import re
 import socket
 import subprocess
 import sys
@@ -10,9 +11,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from queue import Queue
 from types import TracebackType
-from typing import Any
-from urllib.error import URLError
+from typing import IO, Any
 from urllib.request import Request, urlopen
 
 import aiohttp
@@ -153,28 +154,40 @@ class Storage:
 @contextmanager
 def storage() -> Iterator[Storage]:
     """Run an S3 server with the bucket `bucket`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"],
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    assert process.stderr is not None
+    # It goes on to write a line a request, which somebody has to read.
+    reading = threading.Thread(target=_read_all, args=(process.stderr, ports := Queue[int]()))
+    reading.start()
     try:
-        server = Storage(port)
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                server.ask("PUT", "/bucket")
-                break
-            except (URLError, ConnectionError):
-                assert time.monotonic() < deadline and process.poll() is None
-                time.sleep(0.05)
+        server = Storage(ports.get(timeout=60))
+        server.ask("PUT", "/bucket")
         yield server
     finally:
         process.kill()
         process.wait()
+        reading.join()
+        process.stderr.close()
+
+
+def _read_all(lines: IO[str], ports: "Queue[int]") -> None:
+    for line in lines:
+        if found := re.search(r"Running on http://127\.0\.0\.1:(\d+)", line):
+            ports.put(int(found[1]))
+
+
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """Give a port on which nobody listens and which nobody else gets; a RunningServer can take it."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
 
 
 def _length(got: aiohttp.ClientResponse) -> dict[str, str]:

@@ -43,6 +43,10 @@ async def media(request: web.Request) -> web.StreamResponse:
             return web.Response(status=302, headers={"Location": f"/hop/{int(count) - 1}"})
         case ["hop", _]:
             return web.Response(body=PNG)
+        case ["user"]:
+            return web.Response(status=302, headers={"Location": f"http://user@{request.host}/png"})
+        case ["scheme"]:
+            return web.Response(status=302, headers={"Location": "file:///etc/passwd"})
         case ["size", size]:
             return web.Response(body=PNG[:8] + b"\0" * (int(size) - 8))
         case ["endless"]:
@@ -144,6 +148,8 @@ def test_redirects_are_followed_within_bounds(tmp_path: Path, server: RunningSer
         ("gzip", "no file of a known type"),
         ("wav", "a wav file, which image of node 2 cannot take"),
         ("missing", "answered 404"),
+        ("user", "user name"),  # R52
+        ("scheme", "no http or https URL"),  # R52
         (f"size/{LIMIT + 1}", f"more than {LIMIT} bytes"),
         ("endless", f"more than {LIMIT} bytes"),
         ("broken", "connection broke|ClientPayloadError"),

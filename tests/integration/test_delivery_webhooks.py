@@ -16,7 +16,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 from standardwebhooks.webhooks import Webhook
-from tests.integration.delivery_support import LOOPBACK, RunningServer, delivering, hang, until
+from tests.integration.delivery_support import (
+    LOOPBACK,
+    RunningServer,
+    delivering,
+    hang,
+    reserved_port,
+    until,
+)
 
 from ltxops.errors import CheckFailed
 from ltxops.wrapper.delivery import Delivery, DeliverySettings, pending
@@ -238,24 +245,23 @@ async def deliver_what_is_left(folder: Path) -> None:
 
 
 def test_an_announced_event_survives_a_kill(tmp_path: Path) -> None:  # R54
-    with RunningServer(Receiver(200)) as server:
-        port = server.port
-    killed_after_announcing(tmp_path, f"http://127.0.0.1:{port}/hook")
-    assert pending(tmp_path / "outbox.sqlite3") == {"job"}
-    with RunningServer(Receiver(200), port=port) as server:
-        asyncio.run(deliver_what_is_left(tmp_path))
-        [(_, _, headers, body)] = server.requests
+    with reserved_port() as port:
+        killed_after_announcing(tmp_path, f"http://127.0.0.1:{port}/hook")
+        assert pending(tmp_path / "outbox.sqlite3") == {"job"}
+        with RunningServer(Receiver(200), port=port) as server:
+            asyncio.run(deliver_what_is_left(tmp_path))
+            [(_, _, headers, body)] = server.requests
     assert json.loads(body)["id"] == "job" and headers["webhook-id"]
 
 
 def test_a_kill_in_mid_call_delivers_again_under_the_same_id(tmp_path: Path) -> None:  # R54
-    with RunningServer(hang) as server:
-        port = server.port
-        killed_after_announcing(tmp_path, f"{server.url}/hook")
-        first = [headers["webhook-id"] for _, _, headers, _ in server.requests]
-    with RunningServer(Receiver(200), port=port) as server:
-        asyncio.run(deliver_what_is_left(tmp_path))
-        second = [headers["webhook-id"] for _, _, headers, _ in server.requests]
+    with reserved_port() as port:
+        with RunningServer(hang, port=port) as server:
+            killed_after_announcing(tmp_path, f"{server.url}/hook")
+            first = [headers["webhook-id"] for _, _, headers, _ in server.requests]
+        with RunningServer(Receiver(200), port=port) as server:
+            asyncio.run(deliver_what_is_left(tmp_path))
+            second = [headers["webhook-id"] for _, _, headers, _ in server.requests]
     assert len(second) == 1 and set(first) <= set(second)
 
 
