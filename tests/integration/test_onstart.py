@@ -13,6 +13,12 @@ from tests.integration.test_over_ssh import NAMES, hub
 
 __all__ = ["hub"]
 TOKEN = "the-Token.of_a~template+1/2="
+STORAGE = {
+    "S3_ACCESS_KEY_ID": "key",
+    "S3_SECRET_ACCESS_KEY": "it's $ecret;%s",
+    "S3_BUCKET_NAME": "videos",
+    "S3_ENDPOINT_URL": "https://s3.example.com",
+}
 LOG = "/workspace/logs/onstart.log"
 
 
@@ -83,7 +89,7 @@ def test_what_cannot_be_provisioned_ends_with_the_reason_and_runs_nothing(contai
 
 
 def test_the_first_start_provisions_and_proves(container: Container) -> None:
-    started = container.start(S3_BUCKET_NAME="a bucket", S3_SECRET_ACCESS_KEY="it's $ecret;%s")
+    started = container.start(**STORAGE)
     assert started.returncode == 0, started.stdout[-3000:]
     assert "provisioned and proven" in container.log_ends_with()
     assert container.programs().count("RUNNING") == 4
@@ -103,7 +109,7 @@ def test_the_environment_reaches_the_wrapper_and_no_log(container: Container) ->
 
 def test_the_next_start_finds_nothing_to_do(container: Container) -> None:
     before = container.programs().split()[3]
-    again = container.start(S3_BUCKET_NAME="a bucket", S3_SECRET_ACCESS_KEY="it's $ecret;%s")
+    again = container.start(**STORAGE)
     assert again.returncode == 0
     assert "nothing to do" in container.log_ends_with()
     assert "PLAY" not in again.stdout
@@ -113,7 +119,7 @@ def test_the_next_start_finds_nothing_to_do(container: Container) -> None:
 def test_after_the_container_was_stopped_the_programs_are_started_again(container: Container) -> None:
     container.host.ssh("supervisorctl shutdown; while supervisorctl pid; do sleep 0.1; done")
     assert "RUNNING" not in container.programs()
-    again = container.start(S3_BUCKET_NAME="a bucket", S3_SECRET_ACCESS_KEY="it's $ecret;%s")
+    again = container.start(**STORAGE)
     assert (again.returncode, "PLAY" in again.stdout) == (0, False)
     assert container.programs().count("RUNNING") == 4
     pid = container.host.ssh("supervisorctl pid comfyui").stdout.strip()
@@ -123,13 +129,13 @@ def test_after_the_container_was_stopped_the_programs_are_started_again(containe
 def test_a_damaged_weight_is_found_and_fetched_again(container: Container) -> None:
     weight = "/workspace/ComfyUI/models/checkpoints/ltx-2-19b-dev-fp8.safetensors"
     container.host.ssh(f"truncate -s 10 {weight}")
-    again = container.start(S3_BUCKET_NAME="a bucket", S3_SECRET_ACCESS_KEY="it's $ecret;%s")
+    again = container.start(**STORAGE)
     assert (again.returncode, "PLAY" in again.stdout) == (0, True)
     assert int(container.host.ssh(f"stat -c %s {weight}").stdout) > 10
 
 
 def test_a_changed_setting_is_taken_up(container: Container) -> None:
-    again = container.start(S3_BUCKET_NAME="another")
+    again = container.start(**{**STORAGE, "S3_BUCKET_NAME": "another"})
     assert (again.returncode, "PLAY" in again.stdout) == (0, True)
     pid = container.host.ssh("supervisorctl pid wrapper").stdout.strip()
     assert "S3_BUCKET_NAME=another" in container.host.ssh(f"tr '\\0' '\\n' < /proc/{pid}/environ").stdout

@@ -8,6 +8,8 @@ import logging
 import re
 import sys
 
+from ltxops.wrapper.delivery.redaction import redact
+
 #: What PyWorker looks for, by substring, in any line.
 SIGNALS = ("BACKENDS_READY", "BACKEND_UNRECOVERABLE", "Application startup failed")
 
@@ -23,11 +25,14 @@ def harmless(text: str) -> str:
 
 
 class HarmlessFormatter(logging.Formatter):
-    """Formats every record, tracebacks included, so that none passes for a signal or for another record."""
+    """Formats every record, tracebacks included: none passes for a signal or another record.
+
+    Links lose their keys.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one event."""
-        return harmless(super().format(record))
+        return harmless(redact(super().format(record)))
 
 
 def set_up_logging() -> None:

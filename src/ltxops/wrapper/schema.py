@@ -23,27 +23,38 @@ OptionalText = Annotated[str | None, BeforeValidator(_empty_is_absent)]
 
 
 class S3Settings(BaseModel):
-    """Where the outputs of this one job go, instead of where the host's own settings say."""
+    """Where the outputs of this one job go, instead of where the host's own settings say.
 
-    access_key_id: OptionalText = None
-    secret_access_key: OptionalText = None
-    endpoint_url: OptionalText = None
+    Given at all, it must name keys and bucket itself: nothing is filled in from the host's.
+    """
+
+    access_key_id: OptionalText = Field(default=None, repr=False)
+    secret_access_key: OptionalText = Field(default=None, repr=False)
+    endpoint_url: OptionalText = Field(default=None, description="Absent: Amazon S3")
     bucket_name: OptionalText = None
     region: OptionalText = None
+    url_expiry_seconds: Annotated[int | None, BeforeValidator(_empty_is_absent)] = Field(
+        default=None,
+        description="How long the links are valid, at most 604800 (7 days). May be given alone, for links to "
+        "the host's own bucket.",
+    )
 
     def given(self) -> bool:
-        """True when any field has a value."""
-        return any(value is not None for value in self.model_dump().values())
+        """True when a field of the destination has a value."""
+        return any(value is not None for value in self.model_dump(exclude={"url_expiry_seconds"}).values())
 
 
 class WebhookSettings(BaseModel):
-    """Whom to tell when the job is done."""
+    """Whom to tell when the job is done, instead of the host's own webhook."""
 
     url: OptionalText = None
-    extra_params: dict[str, Any] | None = None
+    extra_params: Annotated[dict[str, Any] | None, BeforeValidator(_empty_is_absent)] = Field(
+        default=None,
+        description="Sent back as they are, under the same name. Without a URL: to the host's webhook",
+    )
 
     def given(self) -> bool:
-        """True when there is somebody to call: parameters without a URL ask for nothing."""
+        """True when the request names somebody to call."""
         return self.url is not None
 
 
@@ -79,6 +90,11 @@ class OutputItem(BaseModel):
     subfolder: str
     node_id: str
     output_type: str = Field(description="The list it was reported under: images, videos, gifs or audio")
+    url: str | None = Field(
+        default=None,
+        description="A presigned link to it in S3; absent when it was not uploaded",
+        exclude_if=lambda url: url is None,
+    )
 
 
 class Timings(BaseModel):

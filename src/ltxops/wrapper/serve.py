@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import signal as signals
 import socket
 from collections.abc import Generator
@@ -18,7 +19,7 @@ from ltxops.wrapper.app import create_app
 from ltxops.wrapper.backends import Backends
 from ltxops.wrapper.compat import compat_routes
 from ltxops.wrapper.database import JobDatabase
-from ltxops.wrapper.deliverer import Deliverer, NoDelivery
+from ltxops.wrapper.delivery import Delivery, DeliverySettings
 from ltxops.wrapper.jobs import Jobs
 from ltxops.wrapper.logs import set_up_logging, signal
 from ltxops.wrapper.metrics import Metrics
@@ -63,12 +64,13 @@ def serve(settings: Settings) -> None:
             f"the output folder {settings.jobs.output_directory} does not exist; give --output-directory the "
             "folder ComfyUI writes to"
         )
+    delivery = DeliverySettings.from_environment(os.environ)
     set_up_logging()
     with (
         contextlib.closing(listen(settings.host, settings.port)) as listener,
         JobDatabase(settings.state) as database,
     ):
-        asyncio.run(_serve(settings, listener, database))
+        asyncio.run(_serve(settings, delivery, listener, database))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -96,8 +98,10 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def _serve(settings: Settings, listener: socket.socket, database: JobDatabase) -> None:
-    deliverer: Deliverer = NoDelivery()
+async def _serve(
+    settings: Settings, delivery: DeliverySettings, listener: socket.socket, database: JobDatabase
+) -> None:
+    deliverer = Delivery(delivery, settings.state / "outbox.sqlite3")
     store = Store(database)
     session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
     async with Backends(settings.backends) as backends, session:
