@@ -90,8 +90,8 @@ def parse_request(body: bytes, check: Callable[[GenerateInput], None]) -> JobReq
         raise Refused(
             400, "invalid_request", f"the request's field {where!a} is wrong: {first['msg']}"
         ) from None
-    check(wanted)
     _check_nodes(wanted.workflow_json)
+    check(wanted)
     request_id = check_request_id(wanted.request_id) if wanted.request_id is not None else str(uuid.uuid4())
     s3 = wanted.s3 if wanted.s3 is not None and wanted.s3.given() else None
     webhook = wanted.webhook if wanted.webhook is not None and _asks(wanted.webhook) else None
