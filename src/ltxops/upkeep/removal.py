@@ -1,24 +1,55 @@
-"""Remove old files and empty folders, each proven again at the last moment, or (dry run) only say so."""
+"""Remove old files and emptied folders, each proven again at the last moment, or (dry run) only say so."""
 
 import errno
 import os
+import posixpath
 import stat
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from ltxops.upkeep.in_use import OpenFiles, Use, claimed
+from ltxops.upkeep.in_use import OpenFiles, Use, claim
+from ltxops.upkeep.names import changed_at, printable
+from ltxops.upkeep.needed import Needed
 from ltxops.upkeep.output_root import FileKey, OutputRoot, file_key
 from ltxops.upkeep.report import Report
-from ltxops.upkeep.survey import Folder, OldFile, Replaced, Survey, changed_at, opened, printable
+from ltxops.upkeep.walk import Age, Folder, Replaced, opened
+
+Name = tuple[Folder, str]
+
+
+@dataclass(eq=False)
+class OldFile:
+    """One file (an inode) that is old enough to go, with every name of it that was found so far."""
+
+    key: FileKey
+    bytes: int
+    """What the disk gets back when its last name goes: allocated blocks, not the length of a sparse file."""
+    links: int
+    mtime_ns: int
+    ctime_ns: int
+    names: list[Name] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, info: os.stat_result) -> "OldFile":
+        """Return the file that `info` describes, still without a name."""
+        return cls(file_key(info), info.st_blocks * 512, info.st_nlink, info.st_mtime_ns, info.st_ctime_ns)
 
 
 class Remover:
-    """Takes what a survey found out of the tree. A dry run makes every check and removes nothing."""
+    """Takes what a walk found out of the tree. A dry run makes every check and removes nothing."""
 
-    def __init__(self, root: OutputRoot, open_files: OpenFiles, report: Report) -> None:
+    def __init__(
+        self, root: OutputRoot, age: Age, open_files: OpenFiles, needed: Needed, report: Report
+    ) -> None:
         self._root = root
+        self._age = age
         self._open_files = open_files
+        self._needed = needed
         self._report = report
         self._dry_run = report.dry_run
-        self._gone: set[str] = set()
+        # What this run removed, as 64-bit hashes of the paths: eight bytes each, however many there are.
+        self._gone = array("q")
 
     def remove(self, file: OldFile) -> int:
         """Remove every name of `file` if nobody uses it; returns the bytes that the disk got back.
@@ -27,97 +58,126 @@ class Remover:
         """
         for index, (folder, name) in enumerate(file.names):
             try:
-                with (
-                    opened(self._root, folder) as fd,
-                    claimed(name, fd, file.key, self._open_files) as (use, claimed_fd),
-                ):
-                    return self._remove_claimed(file, file.names[index:], fd, use, claimed_fd)
+                with opened(self._root, folder) as fd:
+                    return self._remove(fd, file.names[index:], file.key, (file.mtime_ns, file.ctime_ns))
             except FileNotFoundError:
                 continue  # this name is gone or is another file by now; a second name may still be ours
             except Replaced:
                 self._replaced(folder)
             except OSError as error:
-                self._report.add_problem(f"{printable(folder.join(name))} was left alone ({error.strerror})")
+                self._left_alone(folder.join(name), error)
                 return 0
         return 0
 
-    def _remove_claimed(
-        self, file: OldFile, names: list[tuple[Folder, str]], first_fd: int, use: Use, claimed_fd: int
-    ) -> int:
-        report = self._report
-        if use is Use.IN_USE:
-            report.kept_open += len(names)
+    def remove_at_hand(self, folder: Folder, fd: int, name: str, info: os.stat_result) -> int:
+        """Remove a file with one name whose folder is open as `fd`; returns the bytes that came back."""
+        times = (info.st_mtime_ns, info.st_ctime_ns)
+        try:
+            return self._remove(fd, ((folder, name),), (info.st_dev, info.st_ino), times)
+        except FileNotFoundError:
+            folder.remaining -= 1
+        except OSError as error:
+            self._left_alone(folder.join(name), error)
+        return 0
+
+    def _remove(self, fd: int, names: Sequence[Name], key: FileKey, times: tuple[int, int]) -> int:
+        if self._needed.keeps(key, changed_at(*times, self._age.now_ns)):
+            for folder, name in names:
+                self._report.add_needed(folder.join(name))
             return 0
-        if use is Use.UNKNOWN:
-            report.add_problem(
-                f"{printable(names[0][0].join(names[0][1]))} was kept because this user cannot tell "
+        use, claimed = claim(names[0][1], fd, key, self._open_files)
+        try:
+            if claimed >= 0:
+                info = os.fstat(claimed)
+            else:
+                info = os.stat(names[0][1], dir_fd=fd, follow_symlinks=False)
+            if (info.st_dev, info.st_ino) != key:
+                raise FileNotFoundError(errno.ENOENT, "replaced by another file", names[0][1])
+            if use is not Use.FREE or (info.st_mtime_ns, info.st_ctime_ns) != times:
+                self._keep(names, use)
+                return 0
+            return self._unlink_all(fd, names, info)
+        finally:
+            if claimed >= 0:
+                os.close(claimed)  # gives the lock and the lease back
+
+    def _keep(self, names: Sequence[Name], use: Use) -> None:
+        if use is Use.IN_USE:
+            self._report.kept_open += len(names)
+        elif use is Use.UNKNOWN:
+            folder, name = names[0]
+            self._report.add_problem(
+                f"{printable(folder.join(name))} was kept because this user cannot tell "
                 "whether it is open: run the cleaner as the owner of the outputs or as root"
             )
-            return 0
-        if claimed_fd >= 0:
-            info = os.fstat(claimed_fd)
-        else:
-            info = os.stat(names[0][1], dir_fd=first_fd, follow_symlinks=False)
-        if (info.st_mtime_ns, info.st_ctime_ns) != (file.mtime_ns, file.ctime_ns):
-            report.kept_young += len(names)
-            return 0
-        removed = [names[0]] if self._unlink(first_fd, *names[0], file.key) else []
-        removed += [pair for pair in names[1:] if self._unlink_elsewhere(*pair, file.key)]
-        freed = info.st_blocks * 512 if removed and len(removed) == info.st_nlink else 0
+        else:  # changed since it was seen
+            self._report.kept_young += len(names)
+
+    def _unlink_all(self, fd: int, names: Sequence[Name], info: os.stat_result) -> int:
+        removed = [names[0]]
+        self._unlink(fd, *names[0])
+        for folder, name in names[1:]:
+            if self._unlink_elsewhere(folder, name, (info.st_dev, info.st_ino)):
+                removed.append((folder, name))
+        freed = info.st_blocks * 512 if len(removed) == info.st_nlink else 0
         for number, (folder, name) in enumerate(removed, start=1):
-            report.add_deleted(folder.join(name), freed if number == len(removed) else 0)
+            self._report.add_deleted(folder.join(name), freed if number == len(removed) else 0)
         return freed
+
+    def _unlink(self, fd: int, folder: Folder, name: str) -> None:
+        if not self._dry_run:
+            os.unlink(name, dir_fd=fd)
+        folder.remaining -= 1
+        self._gone.append(hash(folder.join(name)))
+        if not folder.remaining:
+            self.remove_if_empty(folder)
 
     def _unlink_elsewhere(self, folder: Folder, name: str, key: FileKey) -> bool:
         try:
             with opened(self._root, folder) as fd:
-                return self._unlink(fd, folder, name, key)
+                if file_key(os.stat(name, dir_fd=fd, follow_symlinks=False)) != key:
+                    return False
+                self._unlink(fd, folder, name)
+                return True
         except FileNotFoundError:
             return False
         except Replaced:
             self._replaced(folder)
         except OSError as error:
-            self._report.add_problem(f"{printable(folder.join(name))} was left alone ({error.strerror})")
+            self._left_alone(folder.join(name), error)
         return False
 
-    def _unlink(self, fd: int, folder: Folder, name: str, key: FileKey) -> bool:
-        if file_key(os.stat(name, dir_fd=fd, follow_symlinks=False)) != key:
-            return False
-        if not self._dry_run:
-            os.unlink(name, dir_fd=fd)
-            folder.mtime_ns = os.fstat(fd).st_mtime_ns
-        folder.entries -= 1
-        self._gone.add(folder.join(name))
-        return True
+    def removed(self) -> frozenset[int]:
+        """Return the hashes of the paths that this run took away (a dry run: would have)."""
+        return frozenset(self._gone)
 
-    def remove_dangling_links(self, survey: Survey, now_ns: int, age_ns: int) -> None:
+    def remove_links(self, links: Sequence[tuple[Folder, str, str]]) -> None:
         """Remove links whose target under the root is gone; a link that leads outside is only reported.
 
-        A link that was dangling before this run must be old itself: its target may still be on its way.
+        Each link is its folder, its name, and the path under the root that it means, `..` outside. A link
+        that was dangling before this run must be old itself: its target may still be on its way.
         """
-        for folder, name, meaning in survey.links:
+        gone = self.removed() if links else frozenset()
+        for folder, name, meaning in links:
             if meaning == "..":
                 self._report.add_problem(
                     f"{printable(folder.join(name))} leads out of the output folder and was not followed: "
                     "remove the link"
                 )
-            elif meaning:
-                try:
-                    with opened(self._root, folder) as fd:
-                        info = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                        old = changed_at(info.st_mtime_ns, info.st_ctime_ns, now_ns) <= now_ns - age_ns
-                        dangling = meaning in self._gone or (old and self._is_missing(meaning))
-                        link = stat.S_ISLNK(info.st_mode)
-                        if link and dangling and self._unlink(fd, folder, name, file_key(info)):
-                            self._report.add_deleted(folder.join(name), 0)
-                except FileNotFoundError:
-                    continue
-                except Replaced:
-                    self._replaced(folder)
-                except OSError as error:
-                    self._report.add_problem(
-                        f"{printable(folder.join(name))} was left alone ({error.strerror})"
-                    )
+                continue
+            try:
+                with opened(self._root, folder) as fd:
+                    info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    dangling = hash(meaning) in gone or (self._age.is_old(info) and self._is_missing(meaning))
+                    if stat.S_ISLNK(info.st_mode) and dangling:
+                        self._unlink(fd, folder, name)
+                        self._report.add_deleted(folder.join(name), 0)
+            except FileNotFoundError:
+                continue
+            except Replaced:
+                self._replaced(folder)
+            except OSError as error:
+                self._left_alone(folder.join(name), error)
 
     def _is_missing(self, path: str) -> bool:
         try:
@@ -126,33 +186,47 @@ class Remover:
             return True
         return False
 
-    def remove_empty_folders(self, survey: Survey) -> None:
-        """Remove the old folders that are empty now, deepest first; never one in which something happened."""
-        for folder in reversed(survey.folders):
-            if folder.entries or folder.parent is None or self._open_files.holds(folder.key):
-                continue
-            try:
-                with opened(self._root, folder) as fd:
-                    untouched = os.fstat(fd).st_mtime_ns == folder.mtime_ns
-                if untouched:
-                    self._rmdir(folder, folder.parent)
-            except FileNotFoundError:
-                continue
-            except Replaced:
-                self._replaced(folder)
-            except OSError as error:
-                if error.errno != errno.ENOTEMPTY:  # somebody just put a file into it
-                    self._report.add_problem(f"{printable(folder.path)} was left alone ({error.strerror})")
-
-    def _rmdir(self, folder: Folder, parent: Folder) -> None:
-        if not self._dry_run:
-            with opened(self._root, parent) as fd:
-                if file_key(os.stat(folder.name, dir_fd=fd, follow_symlinks=False)) != folder.key:
-                    raise Replaced(folder.path)
-                os.rmdir(folder.name, dir_fd=fd)
-                parent.mtime_ns = os.fstat(fd).st_mtime_ns
-        parent.entries -= 1
-        self._report.deleted_folders += 1
+    def remove_if_empty(self, folder: Folder) -> None:
+        """Remove `folder` if it was old and nothing remains in it; then the same for the one around it."""
+        parent = folder.parent
+        if parent is None or folder.remaining or not (folder.old and folder.complete):
+            return
+        if self._open_files.holds(folder.key):
+            return
+        try:
+            if not self._dry_run:
+                with opened(self._root, parent) as fd:
+                    if file_key(os.stat(folder.name, dir_fd=fd, follow_symlinks=False)) != folder.key:
+                        raise Replaced(folder.path)
+                    os.rmdir(folder.name, dir_fd=fd)
+        except FileNotFoundError:
+            pass  # somebody else removed it
+        except Replaced:
+            self._replaced(folder)
+            return
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:  # else somebody just put a file into it
+                self._left_alone(folder.path, error)
+            return
+        else:
+            self._report.deleted_folders += 1
+            self._gone.append(hash(folder.path))
+        parent.remaining -= 1
+        self.remove_if_empty(parent)
 
     def _replaced(self, folder: Folder) -> None:
         self._report.add_problem(f"{printable(folder.path)} was replaced during the run and left alone")
+
+    def _left_alone(self, path: str, error: OSError) -> None:
+        self._report.add_problem(f"{printable(path)} was left alone ({error.strerror})")
+
+
+def meaning_of(root: OutputRoot, folder: Folder, name: str, fd: int) -> str:
+    """Return the path a link means, relative to the root: `..` when it leads outside, empty if unknown."""
+    try:
+        target = os.readlink(name, dir_fd=fd)
+    except OSError:
+        return ""
+    absolute = posixpath.normpath(posixpath.join(root.path, folder.path, target))
+    relative = posixpath.relpath(absolute, root.path)
+    return ".." if relative == ".." or relative.startswith("../") else relative
