@@ -20,7 +20,8 @@ from ltxops.upkeep.output_root import FileKey, file_key
 
 #: One scan serves this many seconds of deleting; the lease covers the time in between.
 SCAN_LASTS_SECONDS = 5.0
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+#: How a file is opened to be claimed: whatever it turned into meanwhile, the opening has no effect.
+READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Use(Enum):
@@ -114,7 +115,7 @@ def claim(name: str, folder_fd: int, expected: FileKey, open_files: OpenFiles) -
     if open_files.holds(expected):
         return Use.IN_USE, -1
     try:
-        fd = os.open(name, _READ, dir_fd=folder_fd)
+        fd = os.open(name, READ_FLAGS, dir_fd=folder_fd)
     except PermissionError:
         return _if_unsure(open_files), -1
     except OSError as error:

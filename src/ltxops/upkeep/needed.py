@@ -47,6 +47,9 @@ class Needed:
     """What changed last at or before this time is not needed, whatever the wrapper says."""
     problem: str = ""
 
+    def __bool__(self) -> bool:
+        return self.everything or bool(self.keys)
+
     def keeps(self, key: FileKey, changed_ns: int) -> bool:
         """Tell whether a file that changed last at `changed_ns` must stay."""
         return (self.everything or key in self.keys) and changed_ns > self.cap_ns

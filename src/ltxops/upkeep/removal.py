@@ -1,6 +1,7 @@
 """Remove old files and emptied folders, each proven again at the last moment, or (dry run) only say so."""
 
 import errno
+import fcntl
 import os
 import posixpath
 import stat
@@ -8,7 +9,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ltxops.upkeep.in_use import OpenFiles, Use, claim
+from ltxops.upkeep.in_use import READ_FLAGS, OpenFiles, Use, claim
 from ltxops.upkeep.names import changed_at, printable
 from ltxops.upkeep.needed import Needed
 from ltxops.upkeep.output_root import FileKey, OutputRoot, file_key
@@ -36,6 +37,10 @@ class OldFile:
         return cls(file_key(info), info.st_blocks * 512, info.st_nlink, info.st_mtime_ns, info.st_ctime_ns)
 
 
+class _Surprise(Exception):
+    """A file is not as it was seen."""
+
+
 class Remover:
     """Takes what a walk found out of the tree. A dry run makes every check and removes nothing."""
 
@@ -46,6 +51,7 @@ class Remover:
         self._age = age
         self._open_files = open_files
         self._needed = needed
+        self._anything_needed = bool(needed)
         self._report = report
         self._dry_run = report.dry_run
         # What this run removed, as 64-bit hashes of the paths: eight bytes each, however many there are.
@@ -71,17 +77,45 @@ class Remover:
 
     def remove_at_hand(self, folder: Folder, fd: int, name: str, info: os.stat_result) -> int:
         """Remove a file with one name whose folder is open as `fd`; returns the bytes that came back."""
-        times = (info.st_mtime_ns, info.st_ctime_ns)
+        key = (info.st_dev, info.st_ino)
+        if not self._anything_needed and not self._open_files.holds(key):
+            try:
+                return self._remove_plain(folder, fd, name, info)
+            except (OSError, _Surprise):
+                pass  # asked again below, where each answer has its consequence
         try:
-            return self._remove(fd, ((folder, name),), (info.st_dev, info.st_ino), times)
+            return self._remove(fd, ((folder, name),), key, (info.st_mtime_ns, info.st_ctime_ns))
         except FileNotFoundError:
             folder.remaining -= 1
         except OSError as error:
             self._left_alone(folder.join(name), error)
         return 0
 
+    def _remove_plain(self, folder: Folder, fd: int, name: str, info: os.stat_result) -> int:
+        """Do what `_remove` does for the file that nobody has open: the way of nearly all, so a short one.
+
+        Raises OSError or _Surprise, with nothing removed, when it is not such a file.
+        """
+        file = os.open(name, READ_FLAGS, dir_fd=fd)
+        try:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            now = os.fstat(file)
+            # Nothing changes an mtime without setting the ctime.
+            if now.st_ctime_ns != info.st_ctime_ns or now.st_ino != info.st_ino or now.st_dev != info.st_dev:
+                raise _Surprise
+            if not self._dry_run:
+                os.unlink(name, dir_fd=fd)
+        finally:
+            os.close(file)
+        path = folder.join(name)
+        self._gone.append(hash(path))
+        folder.remaining -= 1
+        freed = now.st_blocks * 512
+        self._report.add_deleted(path, freed)
+        return freed
+
     def _remove(self, fd: int, names: Sequence[Name], key: FileKey, times: tuple[int, int]) -> int:
-        if self._needed.keeps(key, changed_at(*times, self._age.now_ns)):
+        if self._anything_needed and self._needed.keeps(key, changed_at(*times, self._age.now_ns)):
             for folder, name in names:
                 self._report.add_needed(folder.join(name))
             return 0
@@ -114,38 +148,41 @@ class Remover:
             self._report.kept_young += len(names)
 
     def _unlink_all(self, fd: int, names: Sequence[Name], info: os.stat_result) -> int:
-        removed = [names[0]]
-        self._unlink(fd, *names[0])
+        removed = [self._unlink(fd, *names[0])]
         for folder, name in names[1:]:
-            if self._unlink_elsewhere(folder, name, (info.st_dev, info.st_ino)):
-                removed.append((folder, name))
+            path = self._unlink_elsewhere(folder, name, (info.st_dev, info.st_ino))
+            if path is not None:
+                removed.append(path)
         freed = info.st_blocks * 512 if len(removed) == info.st_nlink else 0
-        for number, (folder, name) in enumerate(removed, start=1):
-            self._report.add_deleted(folder.join(name), freed if number == len(removed) else 0)
+        for path in removed[:-1]:
+            self._report.add_deleted(path, 0)
+        self._report.add_deleted(removed[-1], freed)
         return freed
 
-    def _unlink(self, fd: int, folder: Folder, name: str) -> None:
+    def _unlink(self, fd: int, folder: Folder, name: str) -> str:
+        """Remove one name; returns its path under the root."""
         if not self._dry_run:
             os.unlink(name, dir_fd=fd)
+        path = folder.join(name)
+        self._gone.append(hash(path))
         folder.remaining -= 1
-        self._gone.append(hash(folder.join(name)))
         if not folder.remaining:
             self.remove_if_empty(folder)
+        return path
 
-    def _unlink_elsewhere(self, folder: Folder, name: str, key: FileKey) -> bool:
+    def _unlink_elsewhere(self, folder: Folder, name: str, key: FileKey) -> str | None:
         try:
             with opened(self._root, folder) as fd:
                 if file_key(os.stat(name, dir_fd=fd, follow_symlinks=False)) != key:
-                    return False
-                self._unlink(fd, folder, name)
-                return True
+                    return None
+                return self._unlink(fd, folder, name)
         except FileNotFoundError:
-            return False
+            return None
         except Replaced:
             self._replaced(folder)
         except OSError as error:
             self._left_alone(folder.join(name), error)
-        return False
+        return None
 
     def removed(self) -> frozenset[int]:
         """Return the hashes of the paths that this run took away (a dry run: would have)."""
@@ -170,8 +207,7 @@ class Remover:
                     info = os.stat(name, dir_fd=fd, follow_symlinks=False)
                     dangling = hash(meaning) in gone or (self._age.is_old(info) and self._is_missing(meaning))
                     if stat.S_ISLNK(info.st_mode) and dangling:
-                        self._unlink(fd, folder, name)
-                        self._report.add_deleted(folder.join(name), 0)
+                        self._report.add_deleted(self._unlink(fd, folder, name), 0)
             except FileNotFoundError:
                 continue
             except Replaced:
