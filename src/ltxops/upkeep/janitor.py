@@ -9,8 +9,9 @@ from types import FrameType
 import schedule
 
 from ltxops.errors import LtxopsError
-from ltxops.upkeep.cleaners import clean_pressure, clean_ttl
 from ltxops.upkeep.janitor_config import JanitorConfig, Job
+from ltxops.upkeep.jobs import run_job
+from ltxops.upkeep.needed import Question
 from ltxops.upkeep.report import Report
 
 #: The loop turns at least this often, so that the heartbeat stays fresh.
@@ -31,18 +32,12 @@ def stamped(line: str) -> str:
     return f"{now:%Y-%m-%dT%H:%M:%SZ} {line}"
 
 
-def clean(job: Job) -> Report:
-    """Run the cleaner that `job` describes."""
-    if job.min_free_bytes is None:
-        return clean_ttl(job.dir, job.older_than_seconds)
-    return clean_pressure(job.dir, job.min_free_bytes, job.older_than_seconds)
-
-
 class Janitor:
     """Runs every job after the start, one after the other, and then at its interval, until SIGTERM."""
 
-    def __init__(self, config: JanitorConfig, write_line: Callable[[str], None]) -> None:
+    def __init__(self, config: JanitorConfig, question: Question, write_line: Callable[[str], None]) -> None:
         self._config = config
+        self._question = question
         self._write_line = write_line
         self._scheduler = schedule.Scheduler()
         self.runs = 0
@@ -81,17 +76,21 @@ class Janitor:
 
     def _run_job(self, job: Job) -> None:
         self.runs += 1
-        try:
-            report = clean(job)
-        except (LtxopsError, OSError) as error:
+        outcome = run_job(self._config, job, self._question, "janitor", self._say)
+        if isinstance(outcome, LtxopsError):
             self.failures += 1
-            self._say(f"job {job.name} failed: {error}")
-            return
+            self._say(f"job {job.name} failed: {outcome}")
+        else:
+            self._tell(job, outcome)
+
+    def _tell(self, job: Job, report: Report) -> None:
         if report.failure is None:
             self._say(f"job {job.name}: {report.line()}")
         else:
             self.failures += 1
             self._say(f"job {job.name} failed: {report.failure} [{report.line()}]")
+        for line in report.details():
+            self._say(f"job {job.name}:   {line}")
 
     def _beat(self) -> None:
         if self._config.heartbeat is not None:
