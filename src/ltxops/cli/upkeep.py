@@ -118,7 +118,7 @@ def _configured(args: argparse.Namespace, kind: str) -> int:
 
 
 def _finish(args: argparse.Namespace, outcomes: "list[Outcome]") -> int:
-    """Print each run: its line, what it did, and why it failed if it did. Returns the first failure's code."""
+    """Print each run: its line, what it did, and why it failed if it did."""
     from ltxops.errors import LtxopsError
     from ltxops.upkeep.janitor import stamped
 

@@ -44,7 +44,7 @@ KINDS = {
     "parts": Kind(86400, r"/\.ltxops/incoming$", re.compile(r"\.part$").search),
     "pip-cache": Kind(3600, "/pip$", re.compile("^(http|http-v2|wheels|selfcheck)/").search),
     # A finished blob is a weight that a link may lead to; Xet's chunks and unfinished blobs are not.
-    "hf-cache": Kind(3600, "/huggingface$", re.compile(r"^(hub/)?xet/|\.incomplete$").search),
+    "hf-cache": Kind(3600, r"/(huggingface|\.hf_home)$", re.compile(r"^(hub/)?xet/|\.incomplete$").search),
 }
 #: Tracked by ComfyUI's repository; without it the checkout would count as modified.
 _KEPT = KEPT_NAMES | {"example.png"}
