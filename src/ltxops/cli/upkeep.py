@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ltxops.cli.output import Subparsers, add_command, emit, log
@@ -113,8 +114,17 @@ def _configured(args: argparse.Namespace, kind: str) -> int:
     if not jobs:
         raise BadInput(f"{args.config} has no job that runs {kind}: add one")
     if config.log is not None and not args.dry_run:
-        rotate(config.log, log)
-    return _finish(args, [run_job(config, job, _question(), "command", log, args.dry_run) for job in jobs])
+        rotate(config.log, _try_to_log)
+    question = _question()
+    return _finish(
+        args, [run_job(config, job, question, "command", _try_to_log, args.dry_run) for job in jobs]
+    )
+
+
+def _try_to_log(line: str) -> None:
+    """Log a line; the log may lie on the full disk, which must not stop the one who empties it."""
+    with suppress(OSError):
+        log(line)
 
 
 def _finish(args: argparse.Namespace, outcomes: "list[Outcome]") -> int:
@@ -140,11 +150,11 @@ def _finish(args: argparse.Namespace, outcomes: "list[Outcome]") -> int:
     try:
         emit(args, {"ok": not failures, "runs": results} if args.config else results[0], "\n".join(told))
         sys.stdout.flush()
-        for line in [*(logged if args.json else ()), *(f"ltxops: {failure}" for failure in failures)]:
-            log(line)
     except OSError:
-        # The log lies on the full disk: the exit code has to tell, and what is still unsaid goes nowhere.
+        # It lies on the full disk: the exit code has to tell, and what is still unsaid goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for line in [*(logged if args.json else ()), *(f"ltxops: {failure}" for failure in failures)]:
+        _try_to_log(line)
     return failures[0].exit_code if failures else 0
 
 
@@ -162,7 +172,7 @@ def _janitor(args: argparse.Namespace) -> int:
     from ltxops.upkeep.janitor import Janitor
     from ltxops.upkeep.janitor_config import load
 
-    janitor = Janitor(load(args.config), _question(), log)
+    janitor = Janitor(load(args.config), _question(), _try_to_log)
     janitor.run()
     counts = {"ok": True, "runs": janitor.runs, "failures": janitor.failures}
     emit(args, counts, f"janitor ended after {janitor.runs} runs, {janitor.failures} of them failed")

@@ -56,6 +56,7 @@ class Remover:
         self._dry_run = report.dry_run
         # What this run removed, as 64-bit hashes of the paths: eight bytes each, however many there are.
         self._gone = array("q")
+        self._counted: set[str] = set()
 
     def remove(self, file: OldFile) -> int:
         """Remove every name of `file` if nobody uses it; returns the bytes that the disk got back.
@@ -245,8 +246,11 @@ class Remover:
                 self._left_alone(folder.path, error)
             return
         else:
-            self._report.deleted_folders += 1
-            self._gone.append(hash(folder.path))
+            if folder.path not in self._counted:
+                self._report.deleted_folders += 1
+                self._gone.append(hash(folder.path))
+            if self._dry_run:
+                self._counted.add(folder.path)  # it is still there, and another look meets it again
         parent.remaining -= 1
         self.remove_if_empty(parent)
 

@@ -32,11 +32,10 @@ class _Newest:
 class Oldest:
     """Chooses, of the files it is shown, the oldest ones that free `wanted_bytes` together."""
 
-    def __init__(self, wanted_bytes: int, now_ns: int, after: Rank | None, most: int = MOST) -> None:
+    def __init__(self, wanted_bytes: int, now_ns: int, after: Rank | None) -> None:
         self._wanted_bytes = wanted_bytes
         self._now_ns = now_ns
         self._after = after
-        self._most = most
         self._heap: list[_Newest] = []
         self._linked: dict[FileKey, OldFile] = {}
         self._bytes = 0
@@ -71,7 +70,7 @@ class Oldest:
             self.left_out = True
 
     def _enough_without(self, bytes_of_one: int) -> bool:
-        return self._bytes - bytes_of_one >= self._wanted_bytes or len(self._heap) > self._most
+        return self._bytes - bytes_of_one >= self._wanted_bytes or len(self._heap) > MOST
 
     def chosen(self) -> list[OldFile]:
         """Return the chosen files, oldest first."""
