@@ -70,7 +70,8 @@ def looking(root: Path) -> tuple[Run, Run]:
     """Let both look at every file's age and delete nothing; `find` first and last, its better time counts."""
     find = ["find", str(root), "-type", "f", "-mmin", "+60", "-cmin", "+60"]
     measure(find)
-    others, ours = [], []
+    others: list[Run] = []
+    ours: list[Run] = []
     for _ in range(ROUNDS):
         others.append(measure(find))
         ours.append(measure(cleaner(root, "1h")))
@@ -79,7 +80,8 @@ def looking(root: Path) -> tuple[Run, Run]:
 
 def deleting(root: Path, folders: int, files: int) -> tuple[Run, Run]:
     """Let each delete a tree of its own, made just before in the same place."""
-    others, ours = [], []
+    others: list[Run] = []
+    ours: list[Run] = []
     find = ["find", str(root), "-mindepth", "1", "-mmin", "+0", "-cmin", "+0", "-delete"]
     for _ in range(ROUNDS):
         for command, runs in ((find, others), (cleaner(root, "1s"), ours)):

@@ -15,11 +15,12 @@ import pytest
 
 from ltxops.errors import BadInput
 from ltxops.upkeep.cleaners import clean_ttl
-from ltxops.upkeep.in_use import OpenFiles, lease_breaks_ignored
+from ltxops.upkeep.in_use import OpenFiles
 from ltxops.upkeep.needed import Needed
 from ltxops.upkeep.output_root import lock, open_output_root
 from ltxops.upkeep.removal import OldFile, Remover
 from ltxops.upkeep.report import Report
+from ltxops.upkeep.signals import lease_breaks_ignored
 from ltxops.upkeep.walk import BATCH, Age, Folder, walk
 
 LTXOPS = [sys.executable, "-m", "ltxops.cli.main"]
@@ -119,7 +120,7 @@ def looked_at(output: Path, report: Report) -> Iterator[tuple[Found, Remover]]:
         walk(root, age, found)
         open_files = OpenFiles()
         open_files.refresh()
-        yield found, Remover(root, age, open_files, Needed(), report)
+        yield found, Remover(root, age, open_files, Needed(), report, lambda: False)
 
 
 def test_a_file_opened_after_the_scan_is_kept(output: Path) -> None:  # R37

@@ -102,6 +102,17 @@ def test_steps_go_in_order_and_stop_when_there_is_room(comfyui: Path) -> None:  
     assert [step["kind"] for step in result["steps"]] == ["temp", "uploads"]
 
 
+def test_weights_around_the_logs_keep_them(comfyui: Path) -> None:  # R39
+    make(comfyui / "models/checkpoints/x.safetensors", MIB)
+    log = make(comfyui / "x.log.1", MIB)
+    time.sleep(1.1)
+    code, result, _ = pressure(
+        configure(comfyui, 100 * MIB, [{"kind": "logs", "dir": str(comfyui), "older_than": "1s"}])
+    )
+    assert (code, result["steps"][0]["note"]) == (4, "left alone")
+    assert log.exists()
+
+
 def test_outputs_go_before_any_step(comfyui: Path) -> None:
     steps, go, _ = all_kinds(comfyui)
     make(comfyui / "output/old.mp4", MIB)
@@ -166,7 +177,7 @@ def test_a_folder_that_a_link_leads_to_is_no_step(comfyui: Path) -> None:  # R38
         ("uploads", "models/input"),
         ("parts", "models"),
         ("parts", "models/checkpoints"),
-        ("logs", ""),
+        ("logs", "models"),
         ("hf-cache", "models/huggingface"),
     ],
 )

@@ -5,16 +5,19 @@ from collections.abc import Callable, Sequence
 
 from ltxops.errors import CheckFailed, DiskFull, LtxopsError
 from ltxops.units import format_bytes, format_duration
-from ltxops.upkeep.in_use import OpenFiles, lease_breaks_ignored
+from ltxops.upkeep.in_use import OpenFiles
 from ltxops.upkeep.names import printable
 from ltxops.upkeep.needed import Needed, Wrapper, ask
 from ltxops.upkeep.output_root import FileKey, OutputRoot, lock, open_output_root
 from ltxops.upkeep.pressure import MOST_LINKS, Room, make_room
-from ltxops.upkeep.removal import OldFile, Remover, meaning_of
+from ltxops.upkeep.removal import Interrupted, OldFile, Remover, meaning_of
 from ltxops.upkeep.report import Report
+from ltxops.upkeep.signals import lease_breaks_ignored, sigterm_deferred
 from ltxops.upkeep.steps import Step, check, take_steps
 from ltxops.upkeep.walk import Age, Folder, walk
 from ltxops.upkeep.weights import refuse_weights
+
+Stopped = Callable[[], bool]
 
 
 def clean_ttl(
@@ -27,9 +30,9 @@ def clean_ttl(
     """
     report = Report("ttl", directory, dry_run)
 
-    def work(root: OutputRoot) -> None:
+    def work(root: OutputRoot, stopped: Stopped) -> None:
         age = Age(older_than_seconds)
-        remover = _removers(wrapper, root, age, report)(root, age)
+        remover = _removers(wrapper, root, age, report, stopped)(root, age)
         visitor = _ByAge(root, remover, report)
         walk(root, age, visitor)
         visitor.finish()
@@ -55,12 +58,12 @@ def clean_pressure(
     for step in steps:
         check(step)
 
-    def work(root: OutputRoot) -> None:
+    def work(root: OutputRoot, stopped: Stopped) -> None:
         if report.free_before >= min_free_bytes:
             return
         room = Room(root.free_bytes, min_free_bytes, dry_run)
         age = Age(older_than_seconds)
-        remover_for = _removers(wrapper, root, age, report)
+        remover_for = _removers(wrapper, root, age, report, stopped)
         make_room(root, age, remover_for(root, age), report, room)
         take_steps(steps, root, room, remover_for, report)
         if not room.enough:
@@ -73,17 +76,23 @@ def clean_pressure(
     return _run(report, work)
 
 
-def _run(report: Report, work: Callable[[OutputRoot], None]) -> Report:
+def _run(report: Report, work: Callable[[OutputRoot, Stopped], None]) -> Report:
     """Open the folder, take its lock, do the work, and fill in what every report says."""
     try:
-        with open_output_root(report.dir) as root, lease_breaks_ignored():
+        with open_output_root(report.dir) as root, lease_breaks_ignored(), sigterm_deferred() as stopped:
             report.dir = printable(root.path)
             report.free_before = report.free_after = root.free_bytes()
             if not lock(root):
                 report.busy = True
                 return report
             refuse_weights(root)
-            work(root)
+            try:
+                work(root, stopped)
+            except Interrupted:
+                report.interrupted = True
+                report.failure = CheckFailed(
+                    f"SIGTERM ended the cleaning of {report.dir}; the next run goes on"
+                )
             report.free_after = _free_after(root, report)
     except OSError as error:
         raise CheckFailed(
@@ -105,7 +114,7 @@ def _failure(report: Report) -> LtxopsError:
 
 
 def _removers(
-    wrapper: Wrapper | None, root: OutputRoot, age: Age, report: Report
+    wrapper: Wrapper | None, root: OutputRoot, age: Age, report: Report, stopped: Stopped
 ) -> Callable[[OutputRoot, Age], Remover]:
     """Ask what is open and what is needed, once a run; returns who makes the remover of one tree."""
     open_files = OpenFiles()
@@ -113,7 +122,7 @@ def _removers(
     needed: Needed = ask(wrapper, root, age.now_ns)
     if needed.problem:
         report.add_problem(needed.problem)
-    return lambda tree, its_age: Remover(tree, its_age, open_files, needed, report)
+    return lambda tree, its_age: Remover(tree, its_age, open_files, needed, report, stopped)
 
 
 class _ByAge:
@@ -149,6 +158,7 @@ class _ByAge:
         self._report.kept_young += 1
 
     def leave(self, folder: Folder) -> None:
+        self._remover.go_on()
         self._remover.remove_if_empty(folder)
 
     def problem(self, text: str) -> None:

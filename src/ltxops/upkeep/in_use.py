@@ -9,10 +9,7 @@ owner and not on every file system. An advisory lock says so even where the othe
 import errno
 import fcntl
 import os
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 
@@ -92,24 +89,12 @@ def _has_command_line(process: Path) -> bool:
         return False
 
 
-@contextmanager
-def lease_breaks_ignored() -> Iterator[None]:
-    """Survive newcomers: the kernel tells a lease holder of them with SIGIO, whose default ends the process.
-
-    To be called in the main thread, around everything that calls `claim`.
-    """
-    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGIO, before)
-
-
 def claim(name: str, folder_fd: int, expected: FileKey, open_files: OpenFiles) -> tuple[Use, int]:
     """Find out whether `name` may go, and keep newcomers from opening it until the descriptor is closed.
 
     Returns the answer and a descriptor of the file for the caller to close (-1 where it could not be opened).
-    The caller proves that it is the file it meant. Raises FileNotFoundError when the name is gone or no
+    The caller proves that it is the file it meant, and survives the signal by which the kernel tells a lease
+    holder of a newcomer (signals.py). Raises FileNotFoundError when the name is gone or no
     regular file any more.
     """
     if open_files.holds(expected):

@@ -113,6 +113,7 @@ class _Look:
         self._report.kept_young += self.first
 
     def leave(self, folder: Folder) -> None:
+        self._remover.go_on()
         if self._accept is None:
             self._remover.remove_if_empty(folder)
 

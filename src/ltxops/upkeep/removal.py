@@ -6,7 +6,7 @@ import os
 import posixpath
 import stat
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ltxops.upkeep.in_use import READ_FLAGS, OpenFiles, Use, claim
@@ -37,6 +37,10 @@ class OldFile:
         return cls(file_key(info), info.st_blocks * 512, info.st_nlink, info.st_mtime_ns, info.st_ctime_ns)
 
 
+class Interrupted(Exception):
+    """The run has to end now; nothing is in the middle of being removed."""
+
+
 class _Surprise(Exception):
     """A file is not as it was seen."""
 
@@ -45,7 +49,13 @@ class Remover:
     """Takes what a walk found out of the tree. A dry run makes every check and removes nothing."""
 
     def __init__(
-        self, root: OutputRoot, age: Age, open_files: OpenFiles, needed: Needed, report: Report
+        self,
+        root: OutputRoot,
+        age: Age,
+        open_files: OpenFiles,
+        needed: Needed,
+        report: Report,
+        stopped: Callable[[], bool],
     ) -> None:
         self._root = root
         self._age = age
@@ -54,15 +64,23 @@ class Remover:
         self._anything_needed = bool(needed)
         self._report = report
         self._dry_run = report.dry_run
+        self._stopped = stopped
         # What this run removed, as 64-bit hashes of the paths: eight bytes each, however many there are.
         self._gone = array("q")
         self._counted: set[str] = set()
+
+    def go_on(self) -> None:
+        """Raise Interrupted when the run has to end."""
+        if self._stopped():
+            raise Interrupted
 
     def remove(self, file: OldFile) -> int:
         """Remove every name of `file` if nobody uses it; returns the bytes that the disk got back.
 
         All names go in one run: removing one sets a new ctime, which would make the others look young.
+        Raises Interrupted before the first, as `remove_at_hand` does.
         """
+        self.go_on()
         for index, (folder, name) in enumerate(file.names):
             try:
                 with opened(self._root, folder) as fd:
@@ -78,6 +96,7 @@ class Remover:
 
     def remove_at_hand(self, folder: Folder, fd: int, name: str, info: os.stat_result) -> int:
         """Remove a file with one name whose folder is open as `fd`; returns the bytes that came back."""
+        self.go_on()
         key = (info.st_dev, info.st_ino)
         if not self._anything_needed and not self._open_files.holds(key):
             try:

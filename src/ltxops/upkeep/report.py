@@ -49,6 +49,7 @@ class Report:
     dir: str
     dry_run: bool
     busy: bool = False
+    interrupted: bool = False
     deleted: list[dict[str, Any]] = field(default_factory=list)
     deleted_files: int = 0
     deleted_folders: int = 0
@@ -111,6 +112,7 @@ class Report:
             "problems": self.problems,
             "dry_run": self.dry_run,
             "busy": self.busy,
+            "interrupted": self.interrupted,
         }
         if self.failure is not None:
             result |= {"error": str(self.failure), "exit_code": self.failure.exit_code}

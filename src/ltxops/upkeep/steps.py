@@ -40,7 +40,7 @@ class Kind:
 KINDS = {
     "temp": Kind(3600, "/temp$", beside_output=True),
     "uploads": Kind(86400, "/input$", beside_output=True),
-    "logs": Kind(60, "/logs?$", re.compile(r"\.log\.[0-9]+(\.gz)?$").search),
+    "logs": Kind(60, "/.", re.compile(r"^[^/]+\.log\.[0-9]+(\.gz)?$").search),
     "parts": Kind(86400, r"/\.ltxops/incoming$", re.compile(r"\.part$").search),
     "pip-cache": Kind(3600, "/pip$", re.compile("^(http|http-v2|wheels|selfcheck)/").search),
     # A finished blob is a weight that a link may lead to; Xet's chunks and unfinished blobs are not.
