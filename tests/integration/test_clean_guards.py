@@ -17,8 +17,9 @@ from ltxops.errors import BadInput
 from ltxops.upkeep.cleaners import clean_ttl
 from ltxops.upkeep.in_use import OpenFiles
 from ltxops.upkeep.needed import Needed
+from ltxops.upkeep.oldfile import OldFile
 from ltxops.upkeep.output_root import lock, open_output_root
-from ltxops.upkeep.removal import OldFile, Remover
+from ltxops.upkeep.removal import Remover
 from ltxops.upkeep.report import Report
 from ltxops.upkeep.signals import lease_breaks_ignored
 from ltxops.upkeep.walk import BATCH, Age, Folder, walk

@@ -6,16 +6,21 @@ from collections.abc import Callable, Sequence
 from ltxops.errors import CheckFailed, DiskFull, LtxopsError
 from ltxops.units import format_bytes, format_duration
 from ltxops.upkeep.in_use import OpenFiles
+from ltxops.upkeep.links import Links
 from ltxops.upkeep.names import printable
 from ltxops.upkeep.needed import Needed, Wrapper, ask
+from ltxops.upkeep.oldfile import OldFile
 from ltxops.upkeep.output_root import FileKey, OutputRoot, lock, open_output_root
-from ltxops.upkeep.pressure import MOST_LINKS, Room, make_room
-from ltxops.upkeep.removal import Interrupted, OldFile, Remover, meaning_of
+from ltxops.upkeep.pressure import Room, make_room
+from ltxops.upkeep.removal import Interrupted, Remover
 from ltxops.upkeep.report import Report
 from ltxops.upkeep.signals import lease_breaks_ignored, sigterm_deferred
 from ltxops.upkeep.steps import Step, check, take_steps
 from ltxops.upkeep.walk import Age, Folder, walk
 from ltxops.upkeep.weights import refuse_weights
+
+#: A file with several names costs memory until the last is found; what is beyond waits for the next run.
+MOST_LINKED = 20_000
 
 Stopped = Callable[[], bool]
 
@@ -33,7 +38,7 @@ def clean_ttl(
     def work(root: OutputRoot, stopped: Stopped) -> None:
         age = Age(older_than_seconds)
         remover = _removers(wrapper, root, age, report, stopped)(root, age)
-        visitor = _ByAge(root, remover, report)
+        visitor = _ByAge(root, age, remover, report)
         walk(root, age, visitor)
         visitor.finish()
 
@@ -128,12 +133,11 @@ def _removers(
 class _ByAge:
     """Removes old files as a walk comes to them; one with several names when the last of them is found."""
 
-    def __init__(self, root: OutputRoot, remover: Remover, report: Report) -> None:
-        self._root = root
+    def __init__(self, root: OutputRoot, age: Age, remover: Remover, report: Report) -> None:
         self._remover = remover
         self._report = report
         self._linked: dict[FileKey, OldFile] = {}
-        self._links: list[tuple[Folder, str, str]] = []
+        self._links = Links(root, age)
 
     def file(self, folder: Folder, fd: int, name: str, info: os.stat_result) -> None:
         if info.st_nlink == 1:
@@ -141,7 +145,7 @@ class _ByAge:
             return
         key = (info.st_dev, info.st_ino)
         if key not in self._linked:
-            if len(self._linked) == MOST_LINKS:
+            if len(self._linked) == MOST_LINKED:
                 self._report.kept_linked += 1
                 return
             self._linked[key] = OldFile.of(info)
@@ -151,8 +155,7 @@ class _ByAge:
             self._remover.remove(self._linked.pop(key))
 
     def link(self, folder: Folder, fd: int, name: str) -> None:
-        if len(self._links) < MOST_LINKS:
-            self._links.append((folder, name, meaning_of(self._root, folder, name, fd)))
+        self._links.add(folder, fd, name)
 
     def young(self) -> None:
         self._report.kept_young += 1
@@ -168,4 +171,4 @@ class _ByAge:
         """Remove what has names outside the tree, then the links that lead nowhere now."""
         for file in self._linked.values():
             self._remover.remove(file)
-        self._remover.remove_links(self._links)
+        self._links.remove(self._remover, self._report)

@@ -4,15 +4,14 @@ import os
 from collections.abc import Callable
 
 from ltxops.upkeep.disk import settled
+from ltxops.upkeep.links import Links
 from ltxops.upkeep.output_root import KEPT_NAMES, OutputRoot
-from ltxops.upkeep.removal import Remover, meaning_of
+from ltxops.upkeep.removal import Remover
 from ltxops.upkeep.report import Report
 from ltxops.upkeep.selection import Oldest, Rank, rank
 from ltxops.upkeep.walk import Age, Folder, walk
 
 Accept = Callable[[str], bool]
-#: A link costs memory while a run lasts; what is beyond waits for the next run.
-MOST_LINKS = 20_000
 
 
 class Room:
@@ -69,7 +68,7 @@ def make_room(
             room.gained(remover.remove(file))
         room.settle()
         if room.enough or not look.oldest.left_out:
-            remover.remove_links(look.links)
+            look.links.remove(remover, report)
             return
 
 
@@ -86,7 +85,6 @@ class _Look:
         after: Rank | None,
         accept: Accept | None,
     ) -> None:
-        self._root = root
         self._remover = remover
         self._report = report
         self._accept = accept
@@ -94,7 +92,7 @@ class _Look:
         # A dry run meets again what it would have removed in the look before.
         self._already_gone = remover.removed() if report.dry_run else frozenset()
         self.oldest = Oldest(room.wanted_bytes - room.free, age.now_ns, after)
-        self.links: list[tuple[Folder, str, str]] = []
+        self.links = Links(root, age)
 
     def file(self, folder: Folder, fd: int, name: str, info: os.stat_result) -> None:
         path = folder.join(name)
@@ -106,8 +104,8 @@ class _Look:
         self.oldest.add(folder, name, info)
 
     def link(self, folder: Folder, fd: int, name: str) -> None:
-        if self._accept is None and len(self.links) < MOST_LINKS:
-            self.links.append((folder, name, meaning_of(self._root, folder, name, fd)))
+        if self._accept is None:
+            self.links.add(folder, fd, name)
 
     def young(self) -> None:
         self._report.kept_young += self.first

@@ -3,38 +3,17 @@
 import errno
 import fcntl
 import os
-import posixpath
 import stat
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from ltxops.upkeep.in_use import READ_FLAGS, OpenFiles, Use, claim
 from ltxops.upkeep.names import changed_at, printable
 from ltxops.upkeep.needed import Needed
+from ltxops.upkeep.oldfile import Name, OldFile
 from ltxops.upkeep.output_root import FileKey, OutputRoot, file_key
 from ltxops.upkeep.report import Report
 from ltxops.upkeep.walk import Age, Folder, Replaced, opened
-
-Name = tuple[Folder, str]
-
-
-@dataclass(eq=False)
-class OldFile:
-    """One file (an inode) that is old enough to go, with every name of it that was found so far."""
-
-    key: FileKey
-    bytes: int
-    """What the disk gets back when its last name goes: allocated blocks, not the length of a sparse file."""
-    links: int
-    mtime_ns: int
-    ctime_ns: int
-    names: list[Name] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, info: os.stat_result) -> "OldFile":
-        """Return the file that `info` describes, still without a name."""
-        return cls(file_key(info), info.st_blocks * 512, info.st_nlink, info.st_mtime_ns, info.st_ctime_ns)
 
 
 class Interrupted(Exception):
@@ -208,39 +187,19 @@ class Remover:
         """Return the hashes of the paths that this run took away (a dry run: would have)."""
         return frozenset(self._gone)
 
-    def remove_links(self, links: Sequence[tuple[Folder, str, str]]) -> None:
-        """Remove links whose target under the root is gone; a link that leads outside is only reported.
-
-        Each link is its folder, its name, and the path under the root that it means, `..` outside. A link
-        that was dangling before this run must be old itself: its target may still be on its way.
-        """
-        gone = self.removed() if links else frozenset()
-        for folder, name, meaning in links:
-            if meaning == "..":
-                self._report.add_problem(
-                    f"{printable(folder.join(name))} leads out of the output folder and was not followed: "
-                    "remove the link"
-                )
-                continue
-            try:
-                with opened(self._root, folder) as fd:
-                    info = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                    dangling = hash(meaning) in gone or (self._age.is_old(info) and self._is_missing(meaning))
-                    if stat.S_ISLNK(info.st_mode) and dangling:
-                        self._report.add_deleted(self._unlink(fd, folder, name), 0)
-            except FileNotFoundError:
-                continue
-            except Replaced:
-                self._replaced(folder)
-            except OSError as error:
-                self._left_alone(folder.join(name), error)
-
-    def _is_missing(self, path: str) -> bool:
+    def remove_link(self, folder: Folder, name: str, dangling: Callable[[os.stat_result], bool]) -> None:
+        """Remove a symbolic link if, by what the kernel says of it, it is `dangling`."""
         try:
-            os.stat(path, dir_fd=self._root.fd, follow_symlinks=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return True
-        return False
+            with opened(self._root, folder) as fd:
+                info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                if stat.S_ISLNK(info.st_mode) and dangling(info):
+                    self._report.add_deleted(self._unlink(fd, folder, name), 0)
+        except FileNotFoundError:
+            return
+        except Replaced:
+            self._replaced(folder)
+        except OSError as error:
+            self._left_alone(folder.join(name), error)
 
     def remove_if_empty(self, folder: Folder) -> None:
         """Remove `folder` if it was old and nothing remains in it; then the same for the one around it."""
@@ -278,14 +237,3 @@ class Remover:
 
     def _left_alone(self, path: str, error: OSError) -> None:
         self._report.add_problem(f"{printable(path)} was left alone ({error.strerror})")
-
-
-def meaning_of(root: OutputRoot, folder: Folder, name: str, fd: int) -> str:
-    """Return the path a link means, relative to the root: `..` when it leads outside, empty if unknown."""
-    try:
-        target = os.readlink(name, dir_fd=fd)
-    except OSError:
-        return ""
-    absolute = posixpath.normpath(posixpath.join(root.path, folder.path, target))
-    relative = posixpath.relpath(absolute, root.path)
-    return ".." if relative == ".." or relative.startswith("../") else relative

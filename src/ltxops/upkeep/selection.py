@@ -5,8 +5,8 @@ import os
 from dataclasses import dataclass, field
 
 from ltxops.upkeep.names import changed_at
+from ltxops.upkeep.oldfile import Name, OldFile
 from ltxops.upkeep.output_root import FileKey
-from ltxops.upkeep.removal import Name, OldFile
 from ltxops.upkeep.walk import Folder
 
 #: So many files are chosen in one look; when they were not enough, there is another look.
