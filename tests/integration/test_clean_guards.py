@@ -99,6 +99,9 @@ class Found:
         file.names.append((folder, name))
         self.files.append(file)
 
+    def unseen(self, folder: Folder, fd: int, name: str) -> bool:
+        return False
+
     def link(self, folder: Folder, fd: int, name: str) -> None:
         raise AssertionError(name)
 

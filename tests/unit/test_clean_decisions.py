@@ -10,9 +10,10 @@ import pytest
 from ltxops.errors import BadInput
 from ltxops.upkeep.disk import free_bytes, shortage
 from ltxops.upkeep.janitor_config import parse
+from ltxops.upkeep.names import changed_at
 from ltxops.upkeep.selection import Oldest, rank
 from ltxops.upkeep.steps import KINDS, Step, check
-from ltxops.upkeep.walk import Folder
+from ltxops.upkeep.walk import Age, Folder
 
 FOLDER = Folder(None, "", (1, 1), False)
 
@@ -164,3 +165,15 @@ def test_ttl_takes_no_steps() -> None:
     ttl = {key: value for key, value in PRESSURE.items() if key != "min_free"} | {"run": "ttl", "steps": []}
     with pytest.raises(BadInput, match="'steps'"):
         parse({"jobs": [ttl]}, "f")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_an_age_is_judged_by_when_a_file_changed(seed: int) -> None:  # R41
+    chooser = random.Random(seed)
+    age = Age(100)
+    for _ in range(200):
+        modified, changed = (age.now_ns // 10**9 + chooser.randrange(-250, 50) for _ in range(2))
+        file = info(1, changed)
+        mixed = os.stat_result(tuple(file), {"st_mtime_ns": modified * 10**9, "st_ctime_ns": changed * 10**9})
+        expected = changed_at(modified * 10**9, changed * 10**9, age.now_ns) <= age.cutoff_ns
+        assert age.is_old(mixed) is expected

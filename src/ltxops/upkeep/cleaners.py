@@ -154,6 +154,9 @@ class _ByAge:
         if len(file.names) == file.links:
             self._remover.remove(self._linked.pop(key))
 
+    def unseen(self, folder: Folder, fd: int, name: str) -> bool:
+        return self._remover.remove_plain(folder, fd, name)
+
     def link(self, folder: Folder, fd: int, name: str) -> None:
         self._links.add(folder, fd, name)
 

@@ -103,6 +103,9 @@ class _Look:
             return
         self.oldest.add(folder, name, info)
 
+    def unseen(self, folder: Folder, fd: int, name: str) -> bool:
+        return False
+
     def link(self, folder: Folder, fd: int, name: str) -> None:
         if self._accept is None:
             self.links.add(folder, fd, name)

@@ -20,10 +20,6 @@ class Interrupted(Exception):
     """The run has to end now; nothing is in the middle of being removed."""
 
 
-class _Surprise(Exception):
-    """A file is not as it was seen."""
-
-
 class Remover:
     """Takes what a walk found out of the tree. A dry run makes every check and removes nothing."""
 
@@ -76,42 +72,48 @@ class Remover:
     def remove_at_hand(self, folder: Folder, fd: int, name: str, info: os.stat_result) -> int:
         """Remove a file with one name whose folder is open as `fd`; returns the bytes that came back."""
         self.go_on()
-        key = (info.st_dev, info.st_ino)
-        if not self._anything_needed and not self._open_files.holds(key):
-            try:
-                return self._remove_plain(folder, fd, name, info)
-            except (OSError, _Surprise):
-                pass  # asked again below, where each answer has its consequence
+        key, times = (info.st_dev, info.st_ino), (info.st_mtime_ns, info.st_ctime_ns)
         try:
-            return self._remove(fd, ((folder, name),), key, (info.st_mtime_ns, info.st_ctime_ns))
+            return self._remove(fd, ((folder, name),), key, times)
         except FileNotFoundError:
             folder.remaining -= 1
         except OSError as error:
             self._left_alone(folder.join(name), error)
         return 0
 
-    def _remove_plain(self, folder: Folder, fd: int, name: str, info: os.stat_result) -> int:
-        """Do what `_remove` does for the file that nobody has open: the way of nearly all, so a short one.
+    def remove_plain(self, folder: Folder, fd: int, name: str) -> bool:
+        """Remove a file that is old, has one name, and that nobody has open or needs: the way of nearly all.
 
-        Raises OSError or _Surprise, with nothing removed, when it is not such a file.
+        Returns False, with nothing done, if it is not such a file: then `remove_at_hand` knows why.
         """
-        file = os.open(name, READ_FLAGS, dir_fd=fd)
+        self.go_on()
+        if self._anything_needed:
+            return False
         try:
+            file = os.open(name, READ_FLAGS, dir_fd=fd)
+        except OSError:
+            return False
+        try:
+            info = os.fstat(file)
+            if (
+                info.st_nlink != 1
+                or not stat.S_ISREG(info.st_mode)
+                or not self._age.is_old(info)
+                or self._open_files.holds((info.st_dev, info.st_ino))
+            ):
+                return False
             fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-            now = os.fstat(file)
-            # Nothing changes an mtime without setting the ctime.
-            if now.st_ctime_ns != info.st_ctime_ns or now.st_ino != info.st_ino or now.st_dev != info.st_dev:
-                raise _Surprise
             if not self._dry_run:
                 os.unlink(name, dir_fd=fd)
+        except OSError:
+            return False
         finally:
             os.close(file)
         path = folder.join(name)
         self._gone.append(hash(path))
         folder.remaining -= 1
-        freed = now.st_blocks * 512
-        self._report.add_deleted(path, freed)
-        return freed
+        self._report.add_deleted(path, info.st_blocks * 512)
+        return True
 
     def _remove(self, fd: int, names: Sequence[Name], key: FileKey, times: tuple[int, int]) -> int:
         if self._anything_needed and self._needed.keeps(key, changed_at(*times, self._age.now_ns)):
