@@ -16,10 +16,13 @@ import pytest
 from ltxops.errors import BadInput
 from ltxops.upkeep.cleaners import clean_ttl
 from ltxops.upkeep.in_use import OpenFiles
+from ltxops.upkeep.needed import Needed
+from ltxops.upkeep.oldfile import OldFile
 from ltxops.upkeep.output_root import lock, open_output_root
 from ltxops.upkeep.removal import Remover
 from ltxops.upkeep.report import Report
-from ltxops.upkeep.survey import survey
+from ltxops.upkeep.signals import lease_breaks_ignored
+from ltxops.upkeep.walk import BATCH, Age, Folder, walk
 
 LTXOPS = [sys.executable, "-m", "ltxops.cli.main"]
 NEEDS_ROOT = pytest.mark.skipif(
@@ -84,19 +87,66 @@ def test_a_flocked_file_is_kept(output: Path) -> None:  # R37
     assert held.exists()
 
 
+class Found:
+    """Remembers what a walk shows."""
+
+    def __init__(self) -> None:
+        self.files: list[OldFile] = []
+        self.folders: list[Folder] = []
+
+    def file(self, folder: Folder, fd: int, name: str, info: os.stat_result) -> None:
+        file = OldFile.of(info)
+        file.names.append((folder, name))
+        self.files.append(file)
+
+    def unseen(self, folder: Folder, fd: int, name: str) -> bool:
+        return False
+
+    def link(self, folder: Folder, fd: int, name: str) -> None:
+        raise AssertionError(name)
+
+    def young(self) -> None:
+        raise AssertionError("nothing is young here")
+
+    def leave(self, folder: Folder) -> None:
+        self.folders.append(folder)
+
+    def problem(self, text: str) -> None:
+        raise AssertionError(text)
+
+
+@contextmanager
+def looked_at(output: Path, report: Report) -> Iterator[tuple[Found, Remover]]:
+    """Walk through `output`; the block is what happens before the deletion."""
+    age = Age(ANY_AGE)
+    with open_output_root(str(output)) as root, lease_breaks_ignored():
+        found = Found()
+        walk(root, age, found)
+        open_files = OpenFiles()
+        open_files.refresh()
+        yield found, Remover(root, age, open_files, Needed(), report, lambda: False)
+
+
 def test_a_file_opened_after_the_scan_is_kept(output: Path) -> None:  # R37
     held = make(output / "held.mp4")
     report = Report("ttl", str(output), dry_run=False)
-    with open_output_root(str(output)) as root:
-        found = survey(root, time.time_ns(), 0)
-        open_files = OpenFiles()
-        open_files.refresh()
-        remover = Remover(root, open_files, report)
-        with held.open("rb"):
-            for file in found.files.values():
-                remover.remove(file)
+    with looked_at(output, report) as (found, remover), held.open("rb"):
+        for file in found.files:
+            remover.remove(file)
     assert held.exists()
     assert report.kept_open == 1
+
+
+def test_a_newcomer_waits_a_moment_and_ends_nobody(output: Path) -> None:  # R37
+    # Whoever opens a file that is leased makes the kernel signal the holder, which must survive that.
+    make(output / "video.mp4")
+    with looked_at(output, Report("ttl", str(output), dry_run=False)):
+        fd = os.open(output / "video.mp4", os.O_RDONLY)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        reader = subprocess.Popen(["/bin/cat", output / "video.mp4"], stdout=subprocess.DEVNULL)
+        time.sleep(0.3)
+        os.close(fd)
+        assert reader.wait(10) == 0
 
 
 @NEEDS_ROOT
@@ -175,23 +225,48 @@ def test_a_folder_swapped_between_look_and_deletion_is_left_alone(
     outside = make(tmp_path / "outside" / "video.mp4")
     for swap in ("link", "folder"):
         report = Report("ttl", str(output), dry_run=False)
-        with open_output_root(str(output)) as root:
-            found = survey(root, time.time_ns(), 0)
+        with looked_at(output, report) as (found, remover):
             (output / "sub").rename(tmp_path / "aside")
             if swap == "link":
                 (output / "sub").symlink_to(outside.parent)
             else:
                 outside.parent.rename(output / "sub")
-            open_files = OpenFiles()
-            remover = Remover(root, open_files, report)
-            for file in found.files.values():
+            for file in found.files:
                 remover.remove(file)
-            remover.remove_empty_folders(found)
+            for folder in found.folders:
+                folder.remaining = 0
+                remover.remove_if_empty(folder)
         assert (output / "sub" / "video.mp4").exists()
         assert "was replaced during the run" in report.problems[0]
         if swap == "link":
             (output / "sub").unlink()
             (tmp_path / "aside").rename(output / "sub")
+
+
+class _MovesAway(Found):
+    """Moves the folder that is being walked through out of the tree, at its first file."""
+
+    def __init__(self, folder: Path, aside: Path) -> None:
+        super().__init__()
+        self._folder, self._aside = folder, aside
+        self.problems: list[str] = []
+
+    def file(self, folder: Folder, fd: int, name: str, info: os.stat_result) -> None:
+        if not self.files:
+            self._folder.rename(self._aside)
+        super().file(folder, fd, name, info)
+
+    def problem(self, text: str) -> None:
+        self.problems.append(text)
+
+
+def test_a_folder_moved_out_in_mid_walk_is_not_followed_there(output: Path, tmp_path: Path) -> None:  # R38
+    for number in range(2000):
+        make(output / "sub" / f"{number}.png", 0)
+    visitor = _MovesAway(output / "sub", tmp_path / "aside")
+    with open_output_root(str(output)) as root:
+        walk(root, Age(ANY_AGE), visitor)
+    assert 0 < len(visitor.files) <= BATCH
 
 
 def _swap(sub: str, aside: str, outside: str) -> None:

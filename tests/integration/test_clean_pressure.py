@@ -1,18 +1,16 @@
 """`ltxops clean pressure` on small real file systems."""
 
-import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.clean_support import MIB, disk, free, marked, run
+from tests.integration.clean_support import make as make_file
 
-LTXOPS = [sys.executable, "-m", "ltxops.cli.main"]
-MIB = 2**20
+from ltxops.upkeep.cleaners import clean_pressure
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="SKIPPED, NOT PROVEN: needs root to mount small file systems"
@@ -22,47 +20,16 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(params=["tmpfs", "ext4"])
 def output(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """An output folder on a disk of its own with about 24 MiB."""
-    mountpoint = tmp_path / "disk"
-    mountpoint.mkdir()
-    if request.param == "tmpfs":
-        mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(mountpoint)]
-    else:
-        image = tmp_path / "image"
-        with image.open("wb") as file:
-            file.truncate(26 * MIB)
-        subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", str(image)], check=True)
-        mount = ["mount", "-o", "loop", str(image), str(mountpoint)]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"SKIPPED, NOT PROVEN: cannot mount a {request.param}: {done.stderr.strip()}")
-    try:
-        folder = mountpoint / "output"
-        folder.mkdir()
-        (folder / ".ltxops-output").touch()
-        yield folder
-    finally:
-        subprocess.run(["umount", str(mountpoint)], check=True)
+    with disk(tmp_path, request.param, 24) as mountpoint:
+        yield marked(mountpoint / "output")
 
 
 def make(path: Path, mib: int) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(os.urandom(mib * MIB))
-        os.fsync(file.fileno())
-    return path
-
-
-def free(folder: Path) -> int:
-    usage = os.statvfs(folder)
-    return usage.f_bavail * usage.f_frsize
+    return make_file(path, mib * MIB)
 
 
 def pressure(folder: Path, min_free: int, *options: str) -> tuple[int, dict[str, Any], str]:
-    command = [*LTXOPS, "clean", "pressure", "--dir", str(folder), "--older-than", "1s", "--json"]
-    done = subprocess.run(
-        [*command, "--min-free", f"{min_free}B", *options], capture_output=True, text=True, check=False
-    )
-    return done.returncode, json.loads(done.stdout), done.stderr
+    return run("pressure", "--dir", str(folder), "--older-than", "1s", "--min-free", f"{min_free}B", *options)
 
 
 def test_oldest_first_and_no_more_than_needed(output: Path) -> None:  # R44
@@ -137,3 +104,44 @@ def test_a_file_with_a_name_outside_makes_no_room_and_is_kept(output: Path) -> N
     assert not (output / "job").exists()  # R43
     assert (result["kept_linked"], result["deleted_files"]) == (1, 2)
     assert 3 * MIB <= result["bytes_freed"] < 4 * MIB
+
+
+def test_many_small_files_go_oldest_first_in_several_looks(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # R44
+    monkeypatch.setattr("ltxops.upkeep.selection.MOST", 10)  # as if a look could remember no more
+    files = []
+    for number in range(60):
+        files.append(make_file(output / f"{number % 7}" / f"{99 - number}.png", 40_000))
+        os.utime(files[-1], ns=(number, number))
+        time.sleep(0.005)  # the ctime decides
+    time.sleep(1.1)
+    wanted = free(output) + 30 * 36_000
+    dry = clean_pressure(str(output), wanted, 1, dry_run=True)
+    assert all(path.exists() for path in files)
+    real = clean_pressure(str(output), wanted, 1)
+    assert dry.deleted == real.deleted
+    assert (dry.deleted_folders, dry.kept_young) == (real.deleted_folders, real.kept_young)
+    gone = [path.exists() for path in files]
+    assert gone == sorted(gone)
+    assert 20 < real.deleted_files < 40
+    assert real.failure is None
+
+
+def test_a_dry_run_of_several_looks_goes_on_behind_what_is_in_use(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # R37, R44
+    monkeypatch.setattr("ltxops.upkeep.selection.MOST", 3)
+    files = [make_file(output / f"{number}" / "x.png", 40_000) for number in range(12)]
+    time.sleep(1.1)
+    wanted = free(output) + 20 * MIB  # more than there is: everything goes but what is in use
+    with files[1].open("rb"), files[4].open("rb"):
+        dry = clean_pressure(str(output), wanted, 1, dry_run=True)
+        real = clean_pressure(str(output), wanted, 1)
+    assert (dry.deleted, dry.deleted_folders, dry.kept_open) == (
+        real.deleted,
+        real.deleted_folders,
+        real.kept_open,
+    )
+    assert (real.deleted_files, real.deleted_folders, real.kept_open) == (10, 10, 2)
+    assert str(real.failure) and str(dry.failure)

@@ -85,3 +85,31 @@ def test_a_misspelt_key_exits_2(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "'evry'" in done.stderr
+
+
+def test_what_a_run_had_deleted_when_it_was_stopped_is_logged(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    output.mkdir()
+    (output / ".ltxops-output").touch()
+    for number in range(40_000):
+        (output / f"{number}.png").touch()
+    time.sleep(1.1)
+    config = tmp_path / "janitor.yaml"
+    job = {"name": "old", "every": "1h", "run": "ttl", "dir": str(output), "older_than": "1s"}
+    config.write_text(json.dumps({"jobs": [job], "reports": str(tmp_path / "reports")}))
+    log = tmp_path / "log"
+    with log.open("wb") as sink:
+        janitor = subprocess.Popen([*LTXOPS, "janitor", "--config", str(config)], stderr=sink, stdout=sink)
+    try:
+        until(lambda: len(list(output.iterdir())) < 40_000)
+        janitor.send_signal(signal.SIGTERM)
+        assert janitor.wait(5) == 0
+    finally:
+        janitor.kill()
+        janitor.wait()
+    left = len(list(output.glob("*.png")))
+    assert 0 < left < 40_000
+    report = json.loads((tmp_path / "reports/old.json").read_text())
+    assert (report["interrupted"], report["deleted_files"], report["by"]) == (True, 40_000 - left, "janitor")
+    assert f"deleted {40_000 - left} files" in log.read_text()
+    assert "janitor stopped by SIGTERM" in log.read_text().splitlines()[-2]

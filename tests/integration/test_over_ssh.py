@@ -211,3 +211,20 @@ def test_a_running_cron_daemon_takes_over_from_the_janitor(provisioned: Fleet) -
         time.sleep(1)
     assert "clean pressure /workspace/ComfyUI/output" in log.splitlines()[-1]
     assert log.count("clean pressure") > int(before or 0)
+    entries = provisioned.host.ssh("cat /etc/cron.d/ltxops; ls /etc/cron.d /opt/ltxops/bin").stdout
+    assert "clean pressure --config /etc/ltxops/janitor.yaml" in entries
+    assert "ltxops-proof" not in entries
+    assert "janitor.sh" not in entries
+    report = json.loads(provisioned.host.ssh("cat /var/lib/ltxops/cleanup/pressure.json").stdout)
+    assert (report["ok"], report["by"]) == (True, "command")
+
+
+def test_the_janitor_takes_over_from_cron(provisioned: Fleet) -> None:  # R46
+    moved = provisioned.provision(
+        cleanup_scheduler="janitor", gateway_token="another-Token-of-the-operator.1"
+    )
+    assert moved.returncode == 0, moved.stdout[-3000:]
+    assert provisioned.host.ssh("ls /etc/cron.d").stdout.split().count("ltxops") == 0
+    assert "RUNNING" in provisioned.host.ssh("supervisorctl status janitor").stdout
+    report = json.loads(provisioned.host.ssh("cat /var/lib/ltxops/cleanup/pressure.json").stdout)
+    assert (report["ok"], report["by"]) == (True, "janitor")

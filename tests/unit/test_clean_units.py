@@ -4,7 +4,7 @@ import pytest
 
 from ltxops.errors import BadInput
 from ltxops.units import format_bytes, format_duration, parse_duration, parse_size
-from ltxops.upkeep.survey import changed_at, printable
+from ltxops.upkeep.names import changed_at, printable
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("10m", 600), ("24h", 86400), ("7d", 604800)])

@@ -1,16 +1,20 @@
 """Commands of the nouns clean and janitor."""
 
 import argparse
-from typing import TYPE_CHECKING
+import os
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from ltxops.cli.output import Subparsers, add_command, emit, log
 
 if TYPE_CHECKING:
-    from ltxops.upkeep.report import Report
+    from ltxops.upkeep.jobs import Outcome
+    from ltxops.upkeep.needed import Question
 
 
 def register(nouns: Subparsers) -> None:
-    """Add `clean ttl`, `clean pressure` and `janitor`."""
+    """Add `clean ttl`, `clean pressure`, `clean prove-cron` and `janitor`."""
     clean = nouns.add_parser("clean", help="delete old outputs", description="Delete old outputs.")
     verbs = clean.add_subparsers(metavar="VERB", required=True)
     ttl = add_command(
@@ -28,17 +32,34 @@ def register(nouns: Subparsers) -> None:
         "ltxops clean pressure --dir /workspace/ComfyUI/output --min-free 512MiB --older-than 24h",
     )
     for parser in (ttl, pressure):
-        parser.add_argument(
-            "--dir", required=True, help="the output folder; it must hold the file .ltxops-output"
+        what = parser.add_mutually_exclusive_group(required=True)
+        what.add_argument("--dir", help="the output folder; it must hold the file .ltxops-output")
+        what.add_argument(
+            "--config", metavar="FILE", help="run the jobs of this kind of the janitor's configuration"
         )
         parser.add_argument(
-            "--older-than", required=True, metavar="AGE", help="least age of what may go: 30s, 10m, 24h, 7d"
+            "--older-than", metavar="AGE", help="with --dir: least age of what may go: 30s, 10m, 24h, 7d"
         )
         parser.add_argument(
             "--dry-run", action="store_true", help="say what would be deleted, delete nothing"
         )
     pressure.add_argument(
-        "--min-free", required=True, metavar="SIZE", help="room that there must be: 512MiB, 1GiB, 512MB"
+        "--min-free", metavar="SIZE", help="with --dir: room that there must be: 512MiB, 1GiB, 512MB"
+    )
+    _register_schedulers(nouns, verbs)
+
+
+def _register_schedulers(nouns: Subparsers, verbs: Subparsers) -> None:
+    prove = add_command(
+        verbs,
+        "prove-cron",
+        _prove_cron,
+        "find out whether a cron daemon really starts what lies in /etc/cron.d",
+        "ltxops clean prove-cron --stamp /var/lib/ltxops/cron-fires",
+    )
+    prove.add_argument("--stamp", required=True, metavar="FILE", help="where the proof is kept")
+    prove.add_argument(
+        "--timeout", type=int, default=80, metavar="SECONDS", help="how long to wait (%(default)s)"
     )
     janitor = add_command(
         nouns,
@@ -52,44 +73,106 @@ def register(nouns: Subparsers) -> None:
     )
 
 
+def _question() -> "Question":
+    """Return who is asked what the wrapper still needs."""
+    from ltxops.upkeep.needed import nothing_is_needed
+
+    return nothing_is_needed
+
+
 def _ttl(args: argparse.Namespace) -> int:
     from ltxops.units import parse_duration
     from ltxops.upkeep.cleaners import clean_ttl
 
-    age = parse_duration(args.older_than, "--older-than")
-    return _finish(args, clean_ttl(args.dir, age, args.dry_run))
+    if args.config:
+        return _configured(args, "ttl")
+    age = parse_duration(args.older_than or "", "--older-than")
+    return _finish(args, [clean_ttl(args.dir, age, args.dry_run)])
 
 
 def _pressure(args: argparse.Namespace) -> int:
     from ltxops.units import parse_duration, parse_size
     from ltxops.upkeep.cleaners import clean_pressure
 
-    age = parse_duration(args.older_than, "--older-than")
-    size = parse_size(args.min_free, "--min-free")
-    return _finish(args, clean_pressure(args.dir, size, age, args.dry_run))
+    if args.config:
+        return _configured(args, "pressure")
+    age = parse_duration(args.older_than or "", "--older-than")
+    size = parse_size(args.min_free or "", "--min-free")
+    return _finish(args, [clean_pressure(args.dir, size, age, args.dry_run)])
 
 
-def _finish(args: argparse.Namespace, report: "Report") -> int:
-    """Print a report: the line of the run, each problem, and why the run failed if it did."""
+def _configured(args: argparse.Namespace, kind: str) -> int:
+    """Run the configured jobs of one kind, as cron does; a job that fails does not stop the next one."""
+    from ltxops.errors import BadInput
+    from ltxops.upkeep.janitor_config import load
+    from ltxops.upkeep.jobs import rotate, run_job
+
+    if args.older_than or getattr(args, "min_free", None):
+        raise BadInput("--older-than and --min-free go with --dir: with --config they are in the file")
+    config = load(args.config)
+    jobs = [job for job in config.jobs if job.run == kind]
+    if not jobs:
+        raise BadInput(f"{args.config} has no job that runs {kind}: add one")
+    if config.log is not None and not args.dry_run:
+        rotate(config.log, _try_to_log)
+    question = _question()
+    return _finish(
+        args, [run_job(config, job, question, "command", _try_to_log, args.dry_run) for job in jobs]
+    )
+
+
+def _try_to_log(line: str) -> None:
+    """Log a line; the log may lie on the full disk, which must not stop the one who empties it."""
+    with suppress(OSError):
+        log(line)
+
+
+def _finish(args: argparse.Namespace, outcomes: "list[Outcome]") -> int:
+    """Print each run: its line, what it did, and why it failed if it did."""
+    from ltxops.errors import LtxopsError
     from ltxops.upkeep.janitor import stamped
 
-    line = stamped(report.line())
-    emit(args, report.to_json(), line)
-    if args.json:
-        log(line)
-    for problem in report.problems:
-        log(f"  {problem}")
-    if report.failure is None:
-        return 0
-    log(f"ltxops: {report.failure}")
-    return report.failure.exit_code
+    results: list[dict[str, Any]] = []
+    told: list[str] = []
+    logged: list[str] = []
+    failures: list[LtxopsError] = []
+    for outcome in outcomes:
+        if isinstance(outcome, LtxopsError):
+            results.append({"ok": False, "error": str(outcome), "exit_code": outcome.exit_code})
+            failures.append(outcome)
+            continue
+        line = stamped(outcome.line())
+        results.append(outcome.to_json())
+        told += [line, *(f"  {detail}" for detail in outcome.details())]
+        logged += [line, *(f"  {problem}" for problem in outcome.problems)]
+        if outcome.failure is not None:
+            failures.append(outcome.failure)
+    try:
+        emit(args, {"ok": not failures, "runs": results} if args.config else results[0], "\n".join(told))
+        sys.stdout.flush()
+    except OSError:
+        # It lies on the full disk: the exit code has to tell, and what is still unsaid goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for line in [*(logged if args.json else ()), *(f"ltxops: {failure}" for failure in failures)]:
+        _try_to_log(line)
+    return failures[0].exit_code if failures else 0
+
+
+def _prove_cron(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from ltxops.upkeep.cron_proof import prove
+
+    proven = prove(Path(args.stamp), args.timeout)
+    emit(args, {"ok": True, "waited_seconds": proven}, f"cron fires (waited {proven} s)")
+    return 0
 
 
 def _janitor(args: argparse.Namespace) -> int:
     from ltxops.upkeep.janitor import Janitor
     from ltxops.upkeep.janitor_config import load
 
-    janitor = Janitor(load(args.config), log)
+    janitor = Janitor(load(args.config), _question(), _try_to_log)
     janitor.run()
     counts = {"ok": True, "runs": janitor.runs, "failures": janitor.failures}
     emit(args, counts, f"janitor ended after {janitor.runs} runs, {janitor.failures} of them failed")

@@ -2,17 +2,14 @@
 
 Three questions, because none of them sees everything. /proc lists what is open, but not in another user's
 processes or another container. A write lease (fcntl(2), F_SETLEASE) is granted by the kernel only if nobody
-else has the file open, and holds new openers off until it is given back, but only to the file's owner and not
-on every file system. An advisory lock says so even where the other two cannot be asked.
+else has the file open or mapped, and holds new openers off until it is given back, but only to the file's
+owner and not on every file system. An advisory lock says so even where the other two cannot be asked.
 """
 
 import errno
 import fcntl
 import os
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 
@@ -20,6 +17,8 @@ from ltxops.upkeep.output_root import FileKey, file_key
 
 #: One scan serves this many seconds of deleting; the lease covers the time in between.
 SCAN_LASTS_SECONDS = 5.0
+#: How a file is opened to be claimed: whatever it turned into meanwhile, the opening has no effect.
+READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Use(Enum):
@@ -35,7 +34,7 @@ class OpenFiles:
 
     def __init__(self) -> None:
         self._keys: set[FileKey] = set()
-        self._read_at = 0.0
+        self._read_at = -SCAN_LASTS_SECONDS
         self.unseen_processes = 0
 
     def refresh(self) -> None:
@@ -51,11 +50,15 @@ class OpenFiles:
 
 
 def scan_processes(proc: Path) -> tuple[set[FileKey], int]:
-    """Return everything open (working folders too), and of how many processes this user may not know it."""
+    """Return everything open (working folders too), and of how many processes this user may not know it.
+
+    This process does not count: it holds the folders open that it walks through.
+    """
     keys: set[FileKey] = set()
     unseen = 0
+    own = str(os.getpid())
     for process in proc.iterdir():
-        if process.name.isdecimal():
+        if process.name.isdecimal() and process.name != own:
             try:
                 keys |= _open_in(process)
             except PermissionError:
@@ -86,70 +89,69 @@ def _has_command_line(process: Path) -> bool:
         return False
 
 
-@contextmanager
-def claimed(name: str, folder_fd: int, expected: FileKey, open_files: OpenFiles) -> Iterator[tuple[Use, int]]:
-    """Find out whether `name` may go, and keep newcomers from opening it while the block runs.
+def claim(name: str, folder_fd: int, expected: FileKey, open_files: OpenFiles) -> tuple[Use, int]:
+    """Find out whether `name` may go, and keep newcomers from opening it until the descriptor is closed.
 
-    Yields the answer and a descriptor of the file (-1 where it could not be opened). Nobody waits longer than
-    the block takes. Raises FileNotFoundError when the name is gone or is another file than `expected`.
+    Returns the answer and a descriptor of the file for the caller to close (-1 where it could not be opened).
+    The caller proves that it is the file it meant, and survives the signal by which the kernel tells a lease
+    holder of a newcomer (signals.py). Raises FileNotFoundError when the name is gone or no
+    regular file any more.
     """
     if open_files.holds(expected):
-        yield Use.IN_USE, -1
-        return
+        return Use.IN_USE, -1
     try:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = os.open(name, flags, dir_fd=folder_fd)
+        fd = os.open(name, READ_FLAGS, dir_fd=folder_fd)
     except PermissionError:
-        yield _if_unsure(open_files), -1
-        return
+        return _if_unsure(open_files), -1
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise FileNotFoundError(error.errno, "replaced by something else", name) from error
         if error.errno in (errno.EAGAIN, errno.ETXTBSY):
-            yield Use.IN_USE, -1
-            return
+            return Use.IN_USE, -1
         raise
     try:
-        if file_key(os.fstat(fd)) != expected:
-            raise FileNotFoundError(errno.ENOENT, "replaced by another file", name)
-        yield _claim(fd, open_files), fd
-    finally:
-        os.close(fd)  # gives the lock and the lease back
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except OSError as error:
+        return _without_lease(fd, error, open_files), fd
+    return Use.FREE, fd
 
 
-def _claim(fd: int, open_files: OpenFiles) -> Use:
+def _without_lease(fd: int, refused: OSError, open_files: OpenFiles) -> Use:
+    """Ask the other ways. A lease that was granted needs none: whoever holds a lock has the file open."""
+    if refused.errno == errno.EAGAIN:
+        return Use.IN_USE
+    if refused.errno == errno.EACCES:
+        try:
+            if _lease_as_owner(fd):
+                return Use.FREE
+        except BlockingIOError:
+            return Use.IN_USE
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno == errno.EWOULDBLOCK:
-            return Use.IN_USE
-        # A file system without locks has none to respect.
+    except BlockingIOError:
+        return Use.IN_USE
+    except OSError:
+        pass  # a file system without locks has none to respect
+    return _if_unsure(open_files)
+
+
+def _lease_as_owner(fd: int) -> bool:
+    """Root in a container often lacks CAP_LEASE, and may not look into others' /proc/PID/fd either, but can
+    act as the file's owner, to whom the lease is always granted. Raises BlockingIOError when it is in use."""
+    owner = os.fstat(fd).st_uid
+    if os.geteuid() != 0 or owner == 0:
+        return False
     try:
-        _lease(fd)
+        os.seteuid(owner)
     except PermissionError:
-        return _if_unsure(open_files)
-    except OSError as error:
-        # EAGAIN: somebody has it open. Anything else: this file system has no leases, and /proc has answered.
-        return Use.IN_USE if error.errno == errno.EAGAIN else Use.FREE
-    return Use.FREE
-
-
-def _lease(fd: int) -> None:
-    # The kernel tells a lease holder that somebody waits; the default signal for it would end this process.
-    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        return False
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     except PermissionError:
-        # Root in a container often lacks CAP_LEASE (and may not look into others' /proc/PID/fd either), but
-        # can still act as the file's owner, to whom the lease is always granted.
-        owner = os.fstat(fd).st_uid
-        if os.geteuid() != 0 or owner == 0:
-            raise
-        os.seteuid(owner)
-        try:
-            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        finally:
-            os.seteuid(0)
+        return False
+    finally:
+        os.seteuid(0)
+    return True
 
 
 def _if_unsure(open_files: OpenFiles) -> Use:

@@ -9,8 +9,9 @@ from types import FrameType
 import schedule
 
 from ltxops.errors import LtxopsError
-from ltxops.upkeep.cleaners import clean_pressure, clean_ttl
 from ltxops.upkeep.janitor_config import JanitorConfig, Job
+from ltxops.upkeep.jobs import run_job
+from ltxops.upkeep.needed import Question
 from ltxops.upkeep.report import Report
 
 #: The loop turns at least this often, so that the heartbeat stays fresh.
@@ -21,8 +22,8 @@ STAGGER_SECONDS = 1.0
 CLOCK_JUMP_SECONDS = 60.0
 
 
-class _Terminated(BaseException):
-    """SIGTERM arrived. Like KeyboardInterrupt not an Exception, so that no job catches it."""
+class _Terminated(Exception):
+    """SIGTERM arrived while the janitor slept."""
 
 
 def stamped(line: str) -> str:
@@ -31,38 +32,40 @@ def stamped(line: str) -> str:
     return f"{now:%Y-%m-%dT%H:%M:%SZ} {line}"
 
 
-def clean(job: Job) -> Report:
-    """Run the cleaner that `job` describes."""
-    if job.min_free_bytes is None:
-        return clean_ttl(job.dir, job.older_than_seconds)
-    return clean_pressure(job.dir, job.min_free_bytes, job.older_than_seconds)
-
-
 class Janitor:
     """Runs every job after the start, one after the other, and then at its interval, until SIGTERM."""
 
-    def __init__(self, config: JanitorConfig, write_line: Callable[[str], None]) -> None:
+    def __init__(self, config: JanitorConfig, question: Question, write_line: Callable[[str], None]) -> None:
         self._config = config
+        self._question = question
         self._write_line = write_line
         self._scheduler = schedule.Scheduler()
         self.runs = 0
         self.failures = 0
+        self._stopping = False
+        self._sleeping = False
 
     def run(self) -> None:
-        """Work until SIGTERM. Ends in the middle of a run too: every deletion stands for itself."""
-        before = signal.signal(signal.SIGTERM, _terminate)
+        """Work until SIGTERM. It ends a run between two deletions; what was deleted is logged."""
+        before = signal.signal(signal.SIGTERM, self._terminate)
         try:
             self._say(f"janitor started with {len(self._config.jobs)} jobs")
             self._loop()
         except _Terminated:
-            self._say("janitor stopped by SIGTERM")
+            pass
         finally:
             signal.signal(signal.SIGTERM, before)
+        self._say("janitor stopped by SIGTERM")
+
+    def _terminate(self, _number: int, _frame: FrameType | None) -> None:
+        self._stopping = True
+        if self._sleeping:
+            raise _Terminated
 
     def _loop(self) -> None:
         self._plan()
         clock_offset = time.time() - time.monotonic()
-        while True:
+        while not self._stopping:
             # The scheduler goes by the wall clock: set back a year, it would do nothing for a year.
             if abs(time.time() - time.monotonic() - clock_offset) > CLOCK_JUMP_SECONDS:
                 clock_offset = time.time() - time.monotonic()
@@ -70,8 +73,14 @@ class Janitor:
                 self._plan()
             self._beat()
             self._scheduler.run_pending()
-            idle = self._scheduler.idle_seconds
+            self._sleep()
+
+    def _sleep(self) -> None:
+        idle = self._scheduler.idle_seconds
+        self._sleeping = True
+        if not self._stopping:
             time.sleep(min(max(idle or 0.0, 0.05), TURN_SECONDS))
+        self._sleeping = False
 
     def _plan(self) -> None:
         self._scheduler.clear()
@@ -80,18 +89,25 @@ class Janitor:
             planned.next_run = datetime.datetime.now() + datetime.timedelta(seconds=index * STAGGER_SECONDS)
 
     def _run_job(self, job: Job) -> None:
-        self.runs += 1
-        try:
-            report = clean(job)
-        except (LtxopsError, OSError) as error:
-            self.failures += 1
-            self._say(f"job {job.name} failed: {error}")
+        if self._stopping:
             return
+        self.runs += 1
+        outcome = run_job(self._config, job, self._question, "janitor", self._say)
+        if isinstance(outcome, LtxopsError):
+            self.failures += 1
+            self._say(f"job {job.name} failed: {outcome}")
+        else:
+            self._tell(job, outcome)
+            self._stopping = self._stopping or outcome.interrupted
+
+    def _tell(self, job: Job, report: Report) -> None:
         if report.failure is None:
             self._say(f"job {job.name}: {report.line()}")
         else:
             self.failures += 1
             self._say(f"job {job.name} failed: {report.failure} [{report.line()}]")
+        for line in report.details():
+            self._say(f"job {job.name}:   {line}")
 
     def _beat(self) -> None:
         if self._config.heartbeat is not None:
@@ -102,7 +118,3 @@ class Janitor:
 
     def _say(self, line: str) -> None:
         self._write_line(stamped(line))
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    raise _Terminated

@@ -1,4 +1,7 @@
-"""The janitor's configuration, a YAML file read strictly: a misspelt key never turns a cleaner off."""
+"""The cleaners' configuration, a YAML file read strictly: a misspelt key never turns a cleaner off.
+
+The janitor reads it, and `ltxops clean` started by cron.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +11,26 @@ import yaml
 
 from ltxops.errors import BadInput
 from ltxops.units import parse_duration, parse_size
+from ltxops.upkeep.needed import CAP_SECONDS, GRACE_SECONDS
+from ltxops.upkeep.steps import KINDS, Step, check
 
-_TOP = {"heartbeat", "jobs"}
+_TOP = {"heartbeat", "jobs", "log", "reports"}
 _NEEDED = {
     "ttl": {"name", "every", "run", "dir", "older_than"},
     "pressure": {"name", "every", "run", "dir", "older_than", "min_free"},
 }
+_OPTIONAL = {"ttl": {"wrapper"}, "pressure": {"wrapper", "steps"}}
+_WRAPPER = {"database", "grace", "cap"}
+_STEP = {"kind", "dir", "older_than"}
+
+
+@dataclass(frozen=True)
+class WrapperSettings:
+    """The wrapper's database, and how long its jobs protect their outputs."""
+
+    database: Path
+    grace_seconds: int
+    cap_seconds: int
 
 
 @dataclass(frozen=True)
@@ -26,14 +43,21 @@ class Job:
     dir: str
     older_than_seconds: int
     min_free_bytes: int | None
+    wrapper: WrapperSettings | None
+    steps: tuple[Step, ...]
 
 
 @dataclass(frozen=True)
 class JanitorConfig:
-    """All jobs, and the file whose mtime says that the janitor lives."""
+    """All jobs, and what tells others of them."""
 
     jobs: tuple[Job, ...]
     heartbeat: Path | None
+    """Its mtime says that the janitor lives."""
+    reports: Path | None
+    """The folder in which each job leaves the report of its last run."""
+    log: Path | None
+    """The log that cron appends to, which nobody else rotates."""
 
 
 def load(file: str) -> JanitorConfig:
@@ -57,19 +81,22 @@ def parse(content: Any, file: str) -> JanitorConfig:
     for name in names:
         if names.count(name) > 1:
             raise BadInput(f"{file}: two jobs have the name {name!r}: give each its own")
-    heartbeat = top.get("heartbeat")
-    if heartbeat is not None:
-        heartbeat = _absolute(heartbeat, "heartbeat", file)
-        if not Path(heartbeat).parent.is_dir():
-            raise BadInput(f"{file}: heartbeat is {heartbeat!r}: its folder does not exist")
-    return JanitorConfig(jobs, Path(heartbeat) if heartbeat else None)
+        if not name.isprintable() or "/" in name or name.startswith("."):
+            raise BadInput(f"{file}: a job has the name {name!r}: its report is a file of that name")
+    reports = top.get("reports")
+    return JanitorConfig(
+        jobs,
+        heartbeat=_file(top, "heartbeat", file),
+        reports=None if reports is None else Path(_absolute(reports, "reports", file)),
+        log=_file(top, "log", file),
+    )
 
 
 def _job(entry: Any, where: str, file: str) -> Job:
     kind = entry.get("run") if isinstance(entry, dict) else None
     if not isinstance(kind, str) or kind not in _NEEDED:
         raise BadInput(f"{file}: {where}.run is {kind!r}: give ttl or pressure")
-    job = _mapping(entry, file, where, _NEEDED[kind])
+    job = _mapping(entry, file, where, _NEEDED[kind] | _OPTIONAL[kind])
     for key in sorted(_NEEDED[kind]):
         if not isinstance(job.get(key), str) or not job[key].strip():
             raise BadInput(
@@ -83,7 +110,54 @@ def _job(entry: Any, where: str, file: str) -> Job:
         dir=_absolute(job["dir"], f"{where}.dir", file),
         older_than_seconds=parse_duration(job["older_than"], f"{file}: {where}.older_than"),
         min_free_bytes=size,
+        wrapper=_wrapper(job["wrapper"], f"{where}.wrapper", file) if "wrapper" in job else None,
+        steps=_steps(job.get("steps", []), f"{where}.steps", file),
     )
+
+
+def _wrapper(entry: Any, where: str, file: str) -> WrapperSettings:
+    settings = _mapping(entry, file, where, _WRAPPER)
+    return WrapperSettings(
+        database=Path(_absolute(settings.get("database"), f"{where}.database", file)),
+        grace_seconds=_duration(settings, "grace", where, file, GRACE_SECONDS),
+        cap_seconds=_duration(settings, "cap", where, file, CAP_SECONDS),
+    )
+
+
+def _steps(entries: Any, where: str, file: str) -> tuple[Step, ...]:
+    if not isinstance(entries, list):
+        raise BadInput(f"{file}: {where} is {entries!r}: give a list of steps")
+    return tuple(_step(entry, f"{where}[{index}]", file) for index, entry in enumerate(entries))
+
+
+def _step(entry: Any, where: str, file: str) -> Step:
+    settings = _mapping(entry, file, where, _STEP)
+    kind = settings.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise BadInput(f"{file}: {where}.kind is {kind!r}: give one of {', '.join(KINDS)}")
+    folder = _absolute(settings.get("dir"), f"{where}.dir", file)
+    step = Step(kind, folder, _duration(settings, "older_than", where, file, KINDS[kind].older_than_seconds))
+    try:
+        check(step)
+    except BadInput as error:
+        raise BadInput(f"{file}: {where}: {error}") from None
+    return step
+
+
+def _duration(mapping: dict[str, Any], key: str, where: str, file: str, default: int) -> int:
+    value = mapping.get(key)
+    if value is None:
+        return default
+    return parse_duration(value if isinstance(value, str) else repr(value), f"{file}: {where}.{key}")
+
+
+def _file(top: dict[str, Any], key: str, file: str) -> Path | None:
+    if top.get(key) is None:
+        return None
+    path = Path(_absolute(top[key], key, file))
+    if not path.parent.is_dir():
+        raise BadInput(f"{file}: {key} is {str(path)!r}: its folder does not exist")
+    return path
 
 
 def _mapping(value: Any, file: str, where: str, known: set[str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Everything else works relative to that descriptor, so a path that is renamed or 
 import errno
 import fcntl
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ltxops.errors import BadInput, CheckFailed
+from ltxops.upkeep.disk import free_bytes
 
 #: The file that says "outputs live here and may be deleted by age"; whoever sets up the folder writes it.
 MARKER = ".ltxops-output"
@@ -39,8 +41,7 @@ class OutputRoot:
 
     def free_bytes(self) -> int:
         """Bytes an ordinary user can still write there (what is reserved for root does not count)."""
-        usage = os.fstatvfs(self.fd)
-        return usage.f_bavail * usage.f_frsize
+        return free_bytes(self.fd)
 
 
 def file_key(info: os.stat_result) -> FileKey:
@@ -53,9 +54,14 @@ def mount_id(fd: int) -> str:
 
     Unlike the device number it also tells a bind mount of the same file system from the folder around it.
     """
-    for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
-        if line.startswith("mnt_id:"):
-            return line.split()[1]
+    # Not with pathlib: this is asked for every folder.
+    information = os.open(f"/proc/self/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        found = re.search(rb"^mnt_id:\s*([0-9]+)$", os.read(information, 4096), re.MULTILINE)
+    finally:
+        os.close(information)
+    if found:
+        return found[1].decode()
     raise CheckFailed(
         "/proc/self/fdinfo does not say which mount a file is on: mount /proc, then clean again"
     )
@@ -79,6 +85,26 @@ def open_output_root(directory: str) -> Iterator[OutputRoot]:
         os.close(fd)
 
 
+@contextmanager
+def open_other_root(directory: str) -> Iterator[OutputRoot]:
+    """Open a folder that is no output folder; whoever asks for it knows what in it may go.
+
+    Raises FileNotFoundError when it is not there, BadInput where it is a link or `/`.
+    """
+    if not Path(directory).exists():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", directory)
+    fd = _open_folder(Path(directory))
+    try:
+        yield _named(fd, Path(directory))
+    finally:
+        os.close(fd)
+
+
+def is_marked(folder_fd: int) -> bool:
+    """Tell whether an open folder carries our marker."""
+    return _is_regular(folder_fd, MARKER)
+
+
 def _open_folder(path: Path) -> int:
     try:
         # A Path has no trailing slash or dot; with one the kernel follows a link in spite of O_NOFOLLOW.
@@ -94,16 +120,21 @@ def _open_folder(path: Path) -> int:
         ) from None
 
 
-def _checked(fd: int, path: Path) -> OutputRoot:
+def _named(fd: int, path: Path) -> OutputRoot:
     info = os.fstat(fd)
     real = str(Path(f"/proc/self/fd/{fd}").readlink())
     if file_key(info) == file_key(Path("/").stat()):
         raise BadInput(f"{path} is the root of the file system: give the output folder to clean")
-    if MODELS in Path(real).parts:
+    return OutputRoot(fd=fd, path=real, key=file_key(info), mount_id=mount_id(fd))
+
+
+def _checked(fd: int, path: Path) -> OutputRoot:
+    root = _named(fd, path)
+    if MODELS in Path(root.path).parts:
         raise BadInput(
             f"{path} is a models folder or lies in one: weights are never cleaned, give an output folder"
         )
-    if not _is_regular(fd, MARKER):
+    if not is_marked(fd):
         raise BadInput(
             f"{path} is not marked as an output folder: if everything in it may be deleted by age, "
             f"create the empty file {MARKER} in it"
@@ -112,7 +143,7 @@ def _checked(fd: int, path: Path) -> OutputRoot:
         raise BadInput(
             f"{path} holds a models folder: weights are never cleaned, give the output folder itself"
         )
-    return OutputRoot(fd=fd, path=real, key=file_key(info), mount_id=mount_id(fd))
+    return root
 
 
 def _is_regular(folder_fd: int, name: str) -> bool:
