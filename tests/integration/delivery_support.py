@@ -19,8 +19,9 @@ from urllib.request import Request, urlopen
 import aiohttp
 from aiohttp import web
 
-from ltxops.wrapper.delivery import Delivery, DeliverySettings
 from ltxops.wrapper.delivery.addresses import parse_networks
+from ltxops.wrapper.delivery.service import Delivery
+from ltxops.wrapper.delivery.settings import DeliverySettings
 from ltxops.wrapper.schema import OutputItem
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -11,9 +11,10 @@ import pytest
 from aiohttp import web
 from tests.integration.delivery_support import PNG, RunningServer, delivering, output, until
 
-from ltxops.wrapper.delivery import DeliveryFailed, DeliverySettings
 from ltxops.wrapper.delivery.addresses import parse_networks
 from ltxops.wrapper.delivery.connections import Lookup, SystemLookup, open_session
+from ltxops.wrapper.delivery.failures import DeliveryFailed
+from ltxops.wrapper.delivery.settings import DeliverySettings
 from ltxops.wrapper.schema import S3Settings, WebhookSettings
 
 ENVELOPE = {"status": "completed", "message": "m", "output": [], "timings": {}}

@@ -13,7 +13,8 @@ import pytest
 from aiohttp import web
 from tests.integration.delivery_support import LOOPBACK, PNG, RunningServer, delivering, hang
 
-from ltxops.wrapper.delivery import DeliveryFailed, DeliverySettings
+from ltxops.wrapper.delivery.failures import DeliveryFailed
+from ltxops.wrapper.delivery.settings import DeliverySettings
 
 WAV = b"RIFF\x24\0\0\0WAVEfmt " + b"\0" * 100
 LIMIT = 100_000

@@ -25,8 +25,9 @@ from tests.integration.delivery_support import (
     until,
 )
 
-from ltxops.wrapper.delivery import DeliverySettings, pending
+from ltxops.wrapper.delivery.outbox import pending
 from ltxops.wrapper.delivery.s3 import PART_BYTES, Destination
+from ltxops.wrapper.delivery.settings import DeliverySettings
 from ltxops.wrapper.schema import OutputItem, S3Settings
 
 Fault = Callable[[web.Request, bytes], Awaitable[web.StreamResponse | bytes | None]]
@@ -274,7 +275,7 @@ def test_a_large_upload_is_not_held_in_memory(tmp_path: Path) -> None:  # R57
     script = textwrap.dedent("""
         import asyncio, json, resource, sys
         from pathlib import Path
-        from ltxops.wrapper.delivery import DeliverySettings
+        from ltxops.wrapper.delivery.settings import DeliverySettings
         from tests.integration.delivery_support import delivering, output
         from tests.integration.test_delivery_s3 import host_settings
         async def main():

@@ -26,7 +26,9 @@ from tests.integration.delivery_support import (
 )
 
 from ltxops.errors import CheckFailed
-from ltxops.wrapper.delivery import Delivery, DeliverySettings, pending
+from ltxops.wrapper.delivery.outbox import pending
+from ltxops.wrapper.delivery.service import Delivery
+from ltxops.wrapper.delivery.settings import DeliverySettings
 from ltxops.wrapper.delivery.signing import parse_secrets
 from ltxops.wrapper.schema import WebhookSettings
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from ltxops.errors import BadInput
-from ltxops.wrapper.delivery import Delivery, DeliverySettings
 from ltxops.wrapper.delivery.addresses import parse_networks
 from ltxops.wrapper.delivery.redaction import redact
 from ltxops.wrapper.delivery.s3 import Destination
+from ltxops.wrapper.delivery.service import Delivery
+from ltxops.wrapper.delivery.settings import DeliverySettings
 from ltxops.wrapper.logs import HarmlessFormatter
 from ltxops.wrapper.refusals import Refused
 from ltxops.wrapper.schema import GenerateInput

@@ -3,14 +3,15 @@
 import argparse
 import os
 import sys
+from collections.abc import Collection
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltxops.cli.output import Subparsers, add_command, emit, log
 
 if TYPE_CHECKING:
     from ltxops.upkeep.jobs import Outcome
-    from ltxops.upkeep.needed import Question
 
 
 def register(nouns: Subparsers) -> None:
@@ -73,11 +74,13 @@ def _register_schedulers(nouns: Subparsers, verbs: Subparsers) -> None:
     )
 
 
-def _question() -> "Question":
-    """Return who is asked what the wrapper still needs."""
-    from ltxops.upkeep.needed import nothing_is_needed
+def _needed(database_path: Path, *, grace_seconds: float) -> Collection[Path]:
+    """Ask the wrapper's database, and its outbox beside it, which outputs must not be deleted yet."""
+    from ltxops.wrapper.delivery.outbox import pending
+    from ltxops.wrapper.needed import needed_paths
 
-    return nothing_is_needed
+    deliveries = pending(database_path.with_name("outbox.sqlite3"))
+    return needed_paths(database_path, grace_seconds=grace_seconds, pending_jobs=deliveries)
 
 
 def _ttl(args: argparse.Namespace) -> int:
@@ -115,9 +118,8 @@ def _configured(args: argparse.Namespace, kind: str) -> int:
         raise BadInput(f"{args.config} has no job that runs {kind}: add one")
     if config.log is not None and not args.dry_run:
         rotate(config.log, _try_to_log)
-    question = _question()
     return _finish(
-        args, [run_job(config, job, question, "command", _try_to_log, args.dry_run) for job in jobs]
+        args, [run_job(config, job, _needed, "command", _try_to_log, args.dry_run) for job in jobs]
     )
 
 
@@ -172,7 +174,7 @@ def _janitor(args: argparse.Namespace) -> int:
     from ltxops.upkeep.janitor import Janitor
     from ltxops.upkeep.janitor_config import load
 
-    janitor = Janitor(load(args.config), _question(), _try_to_log)
+    janitor = Janitor(load(args.config), _needed, _try_to_log)
     janitor.run()
     counts = {"ok": True, "runs": janitor.runs, "failures": janitor.failures}
     emit(args, counts, f"janitor ended after {janitor.runs} runs, {janitor.failures} of them failed")

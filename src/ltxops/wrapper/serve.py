@@ -19,7 +19,8 @@ from ltxops.wrapper.app import create_app
 from ltxops.wrapper.backends import Backends
 from ltxops.wrapper.compat import compat_routes
 from ltxops.wrapper.database import JobDatabase
-from ltxops.wrapper.delivery import Delivery, DeliverySettings
+from ltxops.wrapper.delivery.service import Delivery
+from ltxops.wrapper.delivery.settings import DeliverySettings
 from ltxops.wrapper.jobs import Jobs
 from ltxops.wrapper.logs import set_up_logging, signal
 from ltxops.wrapper.metrics import Metrics
