@@ -279,12 +279,9 @@ def judge_gpu(seen: dict[str, Any], need: dict[str, Any]) -> Iterator[Problem]:
             "preflight_gpu_required: false on a machine that has none",
         )
         return
-    if need["comfyui_gpus"] != "auto" and int(need["comfyui_gpus"]) > len(seen["gpus"]):
-        yield Problem(
-            2,
-            f"comfyui_gpus is {need['comfyui_gpus']} and nvidia-smi finds {len(seen['gpus'])}: give that many, "
-            "or auto",
-        )
+    wanted, found = need["comfyui_gpus"], len(seen["gpus"])
+    if wanted != "auto" and int(wanted) > found:
+        yield Problem(2, f"comfyui_gpus is {wanted} and nvidia-smi finds {found}: give that many, or auto")
     smallest = min(seen["gpus"], key=lambda gpu: gpu["vram_mib"])
     # nvidia-smi reports less than the nominal size, for instance 23028 MiB on a 24 GB card.
     if smallest["vram_mib"] < need["min_vram_gib"] * 1024 * 0.93:
