@@ -57,7 +57,10 @@ REQUIREMENTS: dict[str, Any] = {
         name: {"type": "str"}
         for name in ("workspace", "home", "run_dir", "models_root", "socket", "nginx_pidfile")
     },
-    **{name: {"type": "str"} for name in ("min_python", "min_driver", "nvidia_smi", "search_path")},
+    **{
+        name: {"type": "str"}
+        for name in ("min_python", "min_driver", "nvidia_smi", "comfyui_gpus", "search_path")
+    },
     **{name: {"type": "int"} for name in ("min_ram_gib", "disk_reserve_gib", "min_vram_gib")},
     "gpu_required": {"type": "bool"},
     "commands": {"type": "dict"},
@@ -216,6 +219,8 @@ def judge_settings(need: dict[str, Any], token: str | None) -> Iterator[Problem]
             f"gateway_token has {len(token)} characters, or one that a header cannot carry: give 16 to "
             "512 of A-Z a-z 0-9 . _ ~ + / = -, or leave it out and one is made",
         )
+    if not re.fullmatch(r"auto|[1-9]|1[0-6]", need["comfyui_gpus"]):
+        yield Problem(2, f"comfyui_gpus is {need['comfyui_gpus']}: give auto, or a number from 1 to 16")
     for name in ("workspace", "home", "run_dir"):
         if re.search(r"[^A-Za-z0-9._/@+-]", need[name]):
             yield Problem(
@@ -274,6 +279,9 @@ def judge_gpu(seen: dict[str, Any], need: dict[str, Any]) -> Iterator[Problem]:
             "preflight_gpu_required: false on a machine that has none",
         )
         return
+    wanted, found = need["comfyui_gpus"], len(seen["gpus"])
+    if wanted != "auto" and int(wanted) > found:
+        yield Problem(2, f"comfyui_gpus is {wanted} and nvidia-smi finds {found}: give that many, or auto")
     smallest = min(seen["gpus"], key=lambda gpu: gpu["vram_mib"])
     # nvidia-smi reports less than the nominal size, for instance 23028 MiB on a 24 GB card.
     if smallest["vram_mib"] < need["min_vram_gib"] * 1024 * 0.93:

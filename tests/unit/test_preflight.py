@@ -18,6 +18,7 @@ NEED: dict[str, Any] = {
     "disk_reserve_gib": 25,
     "gpu_required": True,
     "nvidia_smi": "nvidia-smi",
+    "comfyui_gpus": "auto",
     "min_vram_gib": 24,
     "min_driver": "570.26",
     "models_root": "/workspace/ComfyUI/models",
@@ -103,6 +104,21 @@ def test_a_missing_nginx_is_a_fault_only_where_it_cannot_be_installed() -> None:
 
 def test_no_gpu_is_asked_for_where_none_is_required() -> None:
     assert complaints({"gpu_required": False}, gpus=[]) == []
+
+
+@pytest.mark.parametrize("number", ["0", "17", "two", "", "-1", "1.5"])
+def test_a_number_of_gpus_that_is_none_is_refused(number: str) -> None:
+    problems = list(preflight.judge_settings({**NEED, "comfyui_gpus": number}, None))
+    assert [(problem.code, problem.sentence) for problem in problems] == [
+        (2, f"comfyui_gpus is {number}: give auto, or a number from 1 to 16")
+    ]
+
+
+def test_more_gpus_than_there_are_are_refused() -> None:
+    assert list(preflight.judge_settings({**NEED, "comfyui_gpus": "2"}, None)) == []
+    assert complaints({"comfyui_gpus": "1"}) == []
+    assert only(complaints({"comfyui_gpus": "2"}))[1].startswith("comfyui_gpus is 2 and nvidia-smi finds 1")
+    assert complaints({"comfyui_gpus": "2", "gpu_required": False}, gpus=[]) == []
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A job's files get a second name in the folder of the job, and nobody else's file is touched."""
 
+import asyncio
 import errno
 import os
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from ltxops.errors import CheckFailed
-from ltxops.wrapper.outputs import give_second_name, job_directory, source_in
+from ltxops.generation.comfyui import ComfyClient, OutputFile
+from ltxops.wrapper.outputs import collect_outputs, give_second_name, held_paths, job_directory, source_in
+from ltxops.wrapper.schema import OutputItem
 
 
 @pytest.fixture
@@ -83,3 +86,23 @@ def test_an_output_outside_the_output_folder_is_never_linked(source: Path, tmp_p
             source_in(root, subfolder, "secret.txt")
     assert source_in(root, "video", source.name) == source
     assert source_in(root, "video", "missing.mp4") is None
+
+
+def test_two_comfyuis_that_chose_one_name_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("", "gpu.1"):
+        video = tmp_path / folder / "video"
+        video.mkdir(parents=True)
+        (video / "clip_00001_.mp4").write_text(folder or "first", encoding="utf-8")
+    file = OutputFile("clip_00001_.mp4", "video", "output", "9", "videos")
+
+    async def collect(request_id: str, subfolder: str) -> OutputItem:
+        async with ComfyClient("http://127.0.0.1:1") as client:
+            return (await collect_outputs(client, [file], tmp_path, request_id, subfolder=subfolder))[0]
+
+    first, second = asyncio.run(collect("a", "")), asyncio.run(collect("b", "gpu.1"))
+    assert [Path(item.local_path).read_text() for item in (first, second)] == ["first", "gpu.1"]
+    assert (first.subfolder, second.subfolder) == ("video", "gpu.1/video")
+    assert held_paths([second], tmp_path) == [
+        str(tmp_path / "b/clip_00001_.mp4"),
+        str(tmp_path / "gpu.1/video/clip_00001_.mp4"),
+    ]

@@ -59,14 +59,21 @@ def test_a_slow_backend_is_down_only_after_a_long_silence() -> None:
 
 
 def test_backends_are_read_from_one_text() -> None:
-    assert parse_backends("http://127.0.0.1:18188/, http://127.0.0.1:18189") == [
+    assert parse_backends("http://127.0.0.1:18188/, http://127.0.0.1:18189/#gpu.1") == [
         "http://127.0.0.1:18188",
-        "http://127.0.0.1:18189",
+        "http://127.0.0.1:18189#gpu.1",
     ]
+    first, second = Backends(["http://127.0.0.1:18188", "http://127.0.0.1:18189#gpu.1"]).all
+    assert (first.url, first.output_subfolder) == ("http://127.0.0.1:18188", "")
+    assert (second.url, second.output_subfolder) == ("http://127.0.0.1:18189", "gpu.1")
 
 
 @pytest.mark.parametrize(
-    "text", ["", " , ", "127.0.0.1:18188", "ftp://x", "http://", "http://a:99999", "http://a,http://a/"]
+    "text",
+    [
+        *("", " , ", "127.0.0.1:18188", "ftp://x", "http://", "http://a:99999", "http://a,http://a/"),
+        *("http://a,http://a#gpu.1", "http://a#..", "http://a#b/c", "http://a#%2e%2e"),
+    ],
 )
 def test_a_backend_that_is_no_url_is_refused(text: str) -> None:
     with pytest.raises(BadInput):

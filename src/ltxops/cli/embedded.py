@@ -57,7 +57,8 @@ def _add_comfyui(verbs: Subparsers) -> None:
     )
     for switch in IGNORED_SWITCHES:
         parser.add_argument(switch, action="store_true", help="taken as ComfyUI takes it, changes nothing")
-    parser.add_argument("--preview-method", metavar="X", help="taken as ComfyUI takes it, changes nothing")
+    for option in ("--preview-method", "--database-url"):
+        parser.add_argument(option, metavar="X", help="taken as ComfyUI takes it, changes nothing")
 
 
 def _add_hub(verbs: Subparsers) -> None:

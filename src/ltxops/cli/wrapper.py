@@ -23,8 +23,9 @@ def register(nouns: Subparsers) -> None:
     serve.add_argument(
         "--backend",
         default=os.environ.get("COMFYUI_BACKENDS") or "http://127.0.0.1:18188",
-        metavar="URL[,URL]",
-        help="where ComfyUI answers (default: COMFYUI_BACKENDS, else http://127.0.0.1:18188)",
+        metavar="URL[#FOLDER][,URL[#FOLDER]]",
+        help="where ComfyUI answers, and in which folder of the output folder its files are if not in that "
+        "itself (default: COMFYUI_BACKENDS, else http://127.0.0.1:18188)",
     )
     serve.add_argument(
         "--output-directory",

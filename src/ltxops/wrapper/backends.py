@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -27,6 +28,9 @@ UNRECOVERABLE_SECONDS = 300.0
 #: How long it may take to tell ComfyUI that nobody waits for a job any more.
 CANCEL_SECONDS = 2.0
 
+#: One name: the folder of a backend's outputs lies in the output folder.
+_FOLDER = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,64}")
+
 State = Literal["up", "slow", "down", "faulty"]
 
 
@@ -39,33 +43,47 @@ def judge(error: BaseException | None, silent_seconds: float) -> Literal["up", "
 
 
 def parse_backends(text: str) -> list[str]:
-    """Return the URLs of a list separated by commas or blanks; raises BadInput naming the wrong one."""
-    urls = [url.rstrip("/") for url in text.replace(",", " ").split()]
+    """Return the backends of a list separated by commas or blanks; raises BadInput naming the wrong one.
+
+    Each is a URL, and behind a `#` the folder of its outputs where that is not the output folder itself.
+    """
+    urls = [f"{url.rstrip('/')}{mark}{folder}" for url, mark, folder in _parted(text)]
     if not urls:
         raise BadInput("no backend is given; pass --backend http://127.0.0.1:18188 or set COMFYUI_BACKENDS")
     for url in urls:
         try:
             parts = urlsplit(url)
             valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+            valid = valid and (not parts.fragment or _FOLDER.fullmatch(parts.fragment) is not None)
         except ValueError:
             valid = False
         if not valid:
-            raise BadInput(f"backend {url!r} is no http URL; write it like http://127.0.0.1:18188")
-    if len(set(urls)) != len(urls):
+            raise BadInput(
+                f"backend {url!r} is no http URL; write it like http://127.0.0.1:18188, or "
+                "http://127.0.0.1:18189#gpu.1 where its outputs are in the folder gpu.1 of the output folder"
+            )
+    if len({url.partition("#")[0] for url in urls}) != len(urls):
         raise BadInput("one backend is named twice; name each ComfyUI once")
     return urls
 
 
-class Backend:
-    """One ComfyUI process. `active` counts the jobs that it has from us.
+def _parted(text: str) -> list[tuple[str, str, str]]:
+    return [entry.partition("#") for entry in text.replace(",", " ").split()]
 
+
+class Backend:
+    """One ComfyUI process, as `parse_backends` gives it. `active` counts the jobs that it has from us.
+
+    `output_subfolder` is where in the output folder it writes: two processes that write to one folder choose
+    the same name for two files, because each counts the files that it sees and then writes
+    (`get_save_image_path` in ComfyUI's folder_paths.py).
     `faulted_prompt` is the job that its GPU failed: while ComfyUI, which keeps its history in memory, still
     knows that job, it has not been restarted.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.client = ComfyClient(url)
+    def __init__(self, entry: str) -> None:
+        self.url, _, self.output_subfolder = entry.partition("#")
+        self.client = ComfyClient(self.url)
         self.active = 0
         self.state: State = "down"
         self.error: str | None = "not asked yet"
@@ -150,8 +168,8 @@ class Backends:
     `on_change` is called after each look at them.
     """
 
-    def __init__(self, urls: Sequence[str]) -> None:
-        self.all = [Backend(url) for url in urls]
+    def __init__(self, entries: Sequence[str]) -> None:
+        self.all = [Backend(entry) for entry in entries]
         self.on_change: Callable[[], None] = lambda: None
 
     async def __aenter__(self) -> "Backends":

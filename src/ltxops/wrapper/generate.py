@@ -126,7 +126,11 @@ class Generator:
     async def _collect(self, job: Job, backend: Backend, execution: Execution) -> list[OutputItem]:
         """Put the files into the folder of the job, and have the cleaners leave them alone."""
         items = await collect_outputs(
-            backend.client, execution.outputs, self._settings.output_directory, job.id
+            backend.client,
+            execution.outputs,
+            self._settings.output_directory,
+            job.id,
+            subfolder=backend.output_subfolder,
         )
         paths = held_paths(items, self._settings.output_directory)
         self._store.note(self._store.database.hold, job.id, paths)

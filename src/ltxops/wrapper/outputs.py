@@ -125,9 +125,17 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 async def collect_outputs(
-    client: ComfyClient, files: Sequence[OutputFile], output_directory: Path, request_id: str
+    client: ComfyClient,
+    files: Sequence[OutputFile],
+    output_directory: Path,
+    request_id: str,
+    *,
+    subfolder: str = "",
 ) -> list[OutputItem]:
     """Put the files of a job into its folder and return them as the envelope lists them.
+
+    `subfolder` is where in the output folder this ComfyUI writes. The files are listed as the output folder
+    has them, which is how the `/view` of a ComfyUI that writes to the output folder itself finds them.
 
     What is not in the output folder of this host (a preview in ComfyUI's temp folder) is downloaded. A file
     that cannot get its second name is still delivered, under ComfyUI's. Raises OutputsMissing when some are
@@ -136,7 +144,7 @@ async def collect_outputs(
     found: list[_Found] = []
     try:
         for file in files:
-            found.append(await _find(client, file, output_directory, request_id))
+            found.append(await _find(client, file, output_directory, request_id, subfolder))
         missing = [one.file for one in found if one.source is None]
         if missing:
             raise OutputsMissing(missing, output_directory)
@@ -145,7 +153,7 @@ async def collect_outputs(
                 filename=one.file.filename,
                 local_path=str(await asyncio.to_thread(_place, one, output_directory, request_id)),
                 type=one.file.type,
-                subfolder=one.file.subfolder,
+                subfolder=_below(subfolder, one.file),
                 node_id=one.file.node_id,
                 output_type=one.file.output_type,
             )
@@ -157,10 +165,18 @@ async def collect_outputs(
                 await asyncio.to_thread(one.source.unlink, missing_ok=True)
 
 
-async def _find(client: ComfyClient, file: OutputFile, output_directory: Path, request_id: str) -> _Found:
+def _below(subfolder: str, file: OutputFile) -> str:
+    """Return the folder of a file below the output folder; what is elsewhere stays as ComfyUI names it."""
+    parts = (subfolder, file.subfolder) if file.type == "output" else (file.subfolder,)
+    return "/".join(part for part in parts if part)
+
+
+async def _find(
+    client: ComfyClient, file: OutputFile, output_directory: Path, request_id: str, subfolder: str
+) -> _Found:
     if file.filename != Path(file.filename).name:
         raise CheckFailed(f"ComfyUI reports an output named {file.filename!r}, which is no file name")
-    source = await asyncio.to_thread(source_in, output_directory, file.subfolder, file.filename)
+    source = await asyncio.to_thread(source_in, output_directory / subfolder, file.subfolder, file.filename)
     if file.type == "output" and source is not None:
         return _Found(file, source)
     try:

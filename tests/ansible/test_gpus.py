@@ -1,0 +1,123 @@
+"""How many ComfyUI processes a host gets: the GPUs that nvidia-smi finds, or the number it was given."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).parents[2]
+GPU = "NVIDIA H200, 143771, 570.86.10\n"
+
+
+def provision(folder: Path, answer: str, *arguments: str, **settings: Any) -> tuple[int, str]:
+    """Run the roles on a host whose nvidia-smi gives `answer`; returns the exit status and the output."""
+    smi = folder / "nvidia-smi"
+    smi.write_text(f"#!/bin/sh\ncat <<'END'\n{answer}END\n", encoding="utf-8")
+    smi.chmod(0o755)
+    given = {
+        "ltxops_scope": "user",
+        "ltxops_root": str(folder),
+        "comfyui_engine": "embedded",
+        "preflight_nvidia_smi": str(smi),
+        "preflight_min_ram_gib": 1,
+        "preflight_disk_reserve_gib": 0,
+        "models_manifest": str(REPO / "inventory/demo/models.yaml"),
+        "comfyui_port": port_with_room(),
+        "wrapper_port": 1,
+        "gateway_enabled": False,
+        "ansible_python_interpreter": sys.executable,
+        **settings,
+    }
+    playbook = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,"]
+    result = subprocess.run(
+        [*playbook, "-e", json.dumps(given), "tests/ansible/gpus.yml", *arguments],
+        cwd=REPO,
+        env={**os.environ, "ANSIBLE_CONFIG": str(REPO / "ansible.cfg")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return result.returncode, result.stdout + result.stderr
+
+
+def port_with_room() -> int:
+    """Return a port that is free, and two after it, too."""
+    while True:
+        with socket.socket() as first:
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            try:
+                for number in (1, 2):
+                    with socket.socket() as other:
+                        other.bind(("127.0.0.1", port + number))
+            except (OSError, OverflowError):
+                continue
+            return port
+
+
+def told(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "told.json").read_text(encoding="utf-8"))
+    return found
+
+
+def scripts(folder: Path) -> dict[str, str]:
+    found = (folder / "home/bin").glob("comfyui*.sh")
+    return {path.stem: path.read_text(encoding="utf-8") for path in found}
+
+
+def test_auto_is_one_process_for_each_gpu_found(tmp_path: Path) -> None:
+    port = port_with_room()
+    code, output = provision(tmp_path, GPU * 3 + "No devices were found\n", comfyui_port=port)
+    assert code == 0, output
+    placed = scripts(tmp_path)
+    assert sorted(placed) == ["comfyui", "comfyui-1", "comfyui-2"]
+    for number, name in enumerate(sorted(placed)):
+        assert f"CUDA_VISIBLE_DEVICES={number}\n" in placed[name]
+        assert f"--port {port + number} " in placed[name].replace("\n", " ")
+    assert "--output-directory" not in placed["comfyui"]
+    assert f"--output-directory {tmp_path}/workspace/ComfyUI/output/gpu.2 " in placed["comfyui-2"]
+    assert f"--temp-directory {tmp_path}/workspace/ComfyUI/user/gpu.2 " in placed["comfyui-2"]
+    assert (
+        f"--database-url sqlite:///{tmp_path}/workspace/ComfyUI/user/gpu.2/comfyui.db" in placed["comfyui-2"]
+    )
+    url = "http://127.0.0.1"
+    answer = told(tmp_path)
+    assert answer["backends"] == f"{url}:{port},{url}:{port + 1}#gpu.1,{url}:{port + 2}#gpu.2"
+    assert [program["name"] for program in answer["programs"]][:3] == sorted(placed)
+    assert answer["programs"][2] == {
+        "name": "comfyui-2",
+        "address": f"127.0.0.1:{port + 2}",
+        "health": {"url": f"{url}:{port + 2}/system_stats", "status": 200},
+        "log": f"{tmp_path}/workspace/logs/comfyui-2.log",
+    }
+    code, output = provision(tmp_path, GPU * 3, "--tags", "comfyui", comfyui_port=port)
+    assert (code, "changed=0" in output) == (0, True), output
+    assert len(told(tmp_path)["programs"]) == len(answer["programs"])
+
+
+def test_without_a_gpu_that_is_required_auto_is_one(tmp_path: Path) -> None:
+    code, output = provision(tmp_path, GPU * 3, preflight_gpu_required=False)
+    assert code == 0, output
+    assert sorted(scripts(tmp_path)) == ["comfyui"]
+    assert "#" not in told(tmp_path)["backends"]
+
+
+def test_a_number_is_taken_as_it_is_and_held_against_the_gpus(tmp_path: Path) -> None:
+    code, output = provision(tmp_path, GPU * 3, comfyui_gpus=2)
+    assert code == 0, output
+    assert sorted(scripts(tmp_path)) == ["comfyui", "comfyui-1"]
+    code, output = provision(tmp_path, GPU, comfyui_gpus=2)
+    assert (code, "comfyui_gpus is 2 and nvidia-smi finds 1" in output) == (2, True), output
+
+
+def test_each_port_is_looked_at(tmp_path: Path) -> None:
+    port = port_with_room()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port + 2))
+        other.listen()
+        code, output = provision(tmp_path, GPU * 3, comfyui_port=port)
+    assert code == 2
+    assert f"port {port + 2} (ComfyUI of GPU 2) is taken by pid {os.getpid()}" in output
