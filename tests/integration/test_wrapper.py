@@ -18,11 +18,11 @@ from urllib.parse import urljoin
 from urllib.request import urlopen
 
 import pytest
+from tests.integration.no_delivery import NoDelivery
 from tests.integration.wrapper_host import LONG, LTXOPS, SIGNAL, Host, call, free_port, graph, wait_for
 
 from ltxops.wrapper.backends import Backends
 from ltxops.wrapper.database import JobDatabase
-from ltxops.wrapper.deliverer import NoDelivery
 from ltxops.wrapper.jobs import Jobs
 from ltxops.wrapper.requests import parse_request
 from ltxops.wrapper.settings import JobSettings

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from tests.integration.no_delivery import NoDelivery
 
 from ltxops.errors import CheckFailed
 from ltxops.wrapper.backends import Backends
 from ltxops.wrapper.database import JobDatabase
-from ltxops.wrapper.deliverer import Deliverer, NoDelivery
+from ltxops.wrapper.deliverer import Deliverer
 from ltxops.wrapper.envelope import Outcome
 from ltxops.wrapper.jobs import WAITING_BYTES, Jobs
 from ltxops.wrapper.needed import needed_paths

@@ -5,8 +5,8 @@ import time
 from typing import Any
 
 import pytest
+from tests.integration.no_delivery import NoDelivery
 
-from ltxops.wrapper.deliverer import NoDelivery
 from ltxops.wrapper.refusals import Refused
 from ltxops.wrapper.requests import (
     MAX_RANDOM_INT,
