@@ -5,11 +5,22 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 REPO = Path(__file__).parents[2]
 GPU = "NVIDIA H200, 143771, 570.86.10\n"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short name, as the path of supervisord's socket has a limit."""
+    with tempfile.TemporaryDirectory(prefix="gpus-") as name:
+        yield Path(name)
 
 
 def provision(folder: Path, answer: str, *arguments: str, **settings: Any) -> tuple[int, str]:
@@ -68,56 +79,54 @@ def scripts(folder: Path) -> dict[str, str]:
     return {path.stem: path.read_text(encoding="utf-8") for path in found}
 
 
-def test_auto_is_one_process_for_each_gpu_found(tmp_path: Path) -> None:
+def test_auto_is_one_process_for_each_gpu_found(folder: Path) -> None:
     port = port_with_room()
-    code, output = provision(tmp_path, GPU * 3 + "No devices were found\n", comfyui_port=port)
+    code, output = provision(folder, GPU * 3 + "No devices were found\n", comfyui_port=port)
     assert code == 0, output
-    placed = scripts(tmp_path)
+    placed = scripts(folder)
     assert sorted(placed) == ["comfyui", "comfyui-1", "comfyui-2"]
     for number, name in enumerate(sorted(placed)):
         assert f"CUDA_VISIBLE_DEVICES={number}\n" in placed[name]
         assert f"--port {port + number} " in placed[name].replace("\n", " ")
     assert "--output-directory" not in placed["comfyui"]
-    assert f"--output-directory {tmp_path}/workspace/ComfyUI/output/gpu.2 " in placed["comfyui-2"]
-    assert f"--temp-directory {tmp_path}/workspace/ComfyUI/user/gpu.2 " in placed["comfyui-2"]
-    assert (
-        f"--database-url sqlite:///{tmp_path}/workspace/ComfyUI/user/gpu.2/comfyui.db" in placed["comfyui-2"]
-    )
+    assert f"--output-directory {folder}/workspace/ComfyUI/output/gpu.2 " in placed["comfyui-2"]
+    assert f"--temp-directory {folder}/workspace/ComfyUI/user/gpu.2 " in placed["comfyui-2"]
+    assert f"--database-url sqlite:///{folder}/workspace/ComfyUI/user/gpu.2/comfyui.db" in placed["comfyui-2"]
     url = "http://127.0.0.1"
-    answer = told(tmp_path)
+    answer = told(folder)
     assert answer["backends"] == f"{url}:{port},{url}:{port + 1}#gpu.1,{url}:{port + 2}#gpu.2"
     assert [program["name"] for program in answer["programs"]][:3] == sorted(placed)
     assert answer["programs"][2] == {
         "name": "comfyui-2",
         "address": f"127.0.0.1:{port + 2}",
         "health": {"url": f"{url}:{port + 2}/system_stats", "status": 200},
-        "log": f"{tmp_path}/workspace/logs/comfyui-2.log",
+        "log": f"{folder}/workspace/logs/comfyui-2.log",
     }
-    code, output = provision(tmp_path, GPU * 3, "--tags", "comfyui", comfyui_port=port)
+    code, output = provision(folder, GPU * 3, "--tags", "comfyui", comfyui_port=port)
     assert (code, "changed=0" in output) == (0, True), output
-    assert len(told(tmp_path)["programs"]) == len(answer["programs"])
+    assert len(told(folder)["programs"]) == len(answer["programs"])
 
 
-def test_without_a_gpu_that_is_required_auto_is_one(tmp_path: Path) -> None:
-    code, output = provision(tmp_path, GPU * 3, preflight_gpu_required=False)
+def test_without_a_gpu_that_is_required_auto_is_one(folder: Path) -> None:
+    code, output = provision(folder, GPU * 3, preflight_gpu_required=False)
     assert code == 0, output
-    assert sorted(scripts(tmp_path)) == ["comfyui"]
-    assert "#" not in told(tmp_path)["backends"]
+    assert sorted(scripts(folder)) == ["comfyui"]
+    assert "#" not in told(folder)["backends"]
 
 
-def test_a_number_is_taken_as_it_is_and_held_against_the_gpus(tmp_path: Path) -> None:
-    code, output = provision(tmp_path, GPU * 3, comfyui_gpus=2)
+def test_a_number_is_taken_as_it_is_and_held_against_the_gpus(folder: Path) -> None:
+    code, output = provision(folder, GPU * 3, comfyui_gpus=2)
     assert code == 0, output
-    assert sorted(scripts(tmp_path)) == ["comfyui", "comfyui-1"]
-    code, output = provision(tmp_path, GPU, comfyui_gpus=2)
+    assert sorted(scripts(folder)) == ["comfyui", "comfyui-1"]
+    code, output = provision(folder, GPU, comfyui_gpus=2)
     assert (code, "comfyui_gpus is 2 and nvidia-smi finds 1" in output) == (2, True), output
 
 
-def test_each_port_is_looked_at(tmp_path: Path) -> None:
+def test_each_port_is_looked_at(folder: Path) -> None:
     port = port_with_room()
     with socket.socket() as other:
         other.bind(("127.0.0.1", port + 2))
         other.listen()
-        code, output = provision(tmp_path, GPU * 3, comfyui_port=port)
+        code, output = provision(folder, GPU * 3, comfyui_port=port)
     assert code == 2
     assert f"port {port + 2} (ComfyUI of GPU 2) is taken by pid {os.getpid()}" in output
