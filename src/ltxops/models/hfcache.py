@@ -59,8 +59,3 @@ def _copy(blob: Path, target: Path, wanted: Wanted) -> Digest:
                 rest = rest[copy.write(rest) :]
         os.fsync(copy.fileno())
     return digest
-
-
-def environment_folder() -> Path:
-    """Return where the cache of this process's user is."""
-    return cache_folder(os.environ)

@@ -1,7 +1,6 @@
 """What lies behind a link: its first bytes, or all of them; never by a way on which they could be changed."""
 
 import contextlib
-import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,16 +11,15 @@ import httpx2
 from ltxops import __version__
 from ltxops.errors import AccessDenied, BadInput, NetworkError
 from ltxops.models.addresses import is_loopback, shown
+from ltxops.models.retry import PASSING_STATUS, asked_wait_seconds, backoff_seconds
 
 Result = TypeVar("Result")
 
 _ATTEMPTS = 4
 _BACKOFF_SECONDS = 0.5
-_LONGEST_WAIT_SECONDS = 60.0
 _CHUNK_BYTES = 1024 * 1024
 _REDIRECTS = 5
 _TIMEOUT = httpx2.Timeout(30.0, connect=10.0)
-_PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class Passing(Exception):
@@ -102,9 +100,9 @@ def _refuse_status(url: str, response: httpx2.Response) -> None:
     status = response.status_code
     if status in (200, 206):
         return
-    if status in _PASSING_STATUS:
-        asked = response.headers.get("retry-after", "")
-        raise Passing(f"it answered {status}", float(asked) if asked.isascii() and asked.isdigit() else None)
+    if status in PASSING_STATUS:
+        asked = asked_wait_seconds(response.headers.get("retry-after"))
+        raise Passing(f"it answered {status}", asked)
     if status in (401, 403):
         raise AccessDenied(
             f"{shown(url)} answered {status}: it wants an account; download the file yourself and add it by "
@@ -154,11 +152,5 @@ def retried(url: str, call: Callable[[], Result], progress: Callable[[], int]) -
                     f"{shown(url)} could not be had in {failures} attempts ({reason}); run again later: what "
                     "has arrived is kept"
                 ) from error
-            time.sleep(_wait_seconds(failures, error))
-
-
-def _wait_seconds(failures: int, error: Exception) -> float:
-    if isinstance(error, Passing) and error.wait_seconds is not None:
-        return min(error.wait_seconds, _LONGEST_WAIT_SECONDS)
-    doubled: float = _BACKOFF_SECONDS * 2 ** (failures - 1)
-    return doubled * random.uniform(0.75, 1.25)
+            asked = error.wait_seconds if isinstance(error, Passing) else None
+            time.sleep(backoff_seconds(_BACKOFF_SECONDS, failures) if asked is None else asked)

@@ -1,5 +1,6 @@
 """Getting weights without the network: from a proven file of the same content, or the Hugging Face cache."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def take_cached(
     store: Store, files: list[Wanted], cached: list[str], show: Display, *, copy: bool
 ) -> list[Wanted]:
     """Place every file that the Hugging Face cache has; return the others. Without `copy`: only reflinks."""
-    folder = hfcache.environment_folder()
+    folder = hfcache.cache_folder(os.environ)
     return [item for item in files if not _take(store, folder, item, cached, show, copy=copy)]
 
 

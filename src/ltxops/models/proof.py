@@ -1,6 +1,8 @@
 """Proving bytes: the hash of a file against what the lock or the hub promised."""
 
 import hashlib
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from ltxops.models.lock import LockedFile
@@ -54,10 +56,14 @@ class Digest:
         return None
 
 
-def digest_of(path: Path, promised: LockedFile) -> Digest:
-    """Read `path` once and return its digest. Raises OSError."""
+def digest_of(path: Path, promised: LockedFile, told: Callable[[int], None] | None = None) -> Digest:
+    """Read `path` once and return its digest; `told` gets the bytes as they are hashed. Raises OSError."""
     digest = Digest(promised)
+    buffer = memoryview(bytearray(_CHUNK_BYTES))
     with path.open("rb", buffering=0) as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        while count := stream.readinto(buffer):
+            digest.update(buffer[:count])
+            if told is not None:
+                told(count)
     return digest

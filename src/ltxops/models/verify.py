@@ -1,20 +1,16 @@
 """Checking that what a profile needs is there and unchanged: by a stat a file, or by hashing everything."""
 
-import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ltxops.models.plan import State, Wanted
-from ltxops.models.proof import Digest
+from ltxops.models.proof import digest_of
 from ltxops.models.store import Store
 
 if TYPE_CHECKING:
     from ltxops.models.progress import Display
-
-_CHUNK_BYTES = 4 * 1024 * 1024
 
 
 @dataclass
@@ -58,7 +54,7 @@ def verify_deep(store: Store, files: list[Wanted], *, jobs: int, show: "Display"
         try:
             size = path.stat().st_size
             show.start(item.dest, size, 0)
-            digest = _hash(path, item, lambda count: show.advance(item.dest, count))
+            digest = digest_of(path, item.file, partial(show.advance, item.dest))
         except OSError as error:
             return f"{item.dest} cannot be read: {error.strerror or error}"
         verdict_of_bytes = digest.mismatch()
@@ -75,14 +71,3 @@ def verify_deep(store: Store, files: list[Wanted], *, jobs: int, show: "Display"
     verdict.bad = [problem for item in there if (problem := problems[item.dest]) is not None]
     verdict.bytes_hashed = sum(item.file.size for item in there)
     return verdict
-
-
-def _hash(path: Path, item: Wanted, told: Callable[[int], None]) -> Digest:
-    digest = Digest(item.file)
-    buffer = memoryview(bytearray(_CHUNK_BYTES))
-    with path.open("rb", buffering=0) as stream:
-        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        while count := stream.readinto(buffer):
-            digest.update(buffer[:count])
-            told(count)
-    return digest
