@@ -62,18 +62,24 @@ def test_what_a_part_has_reserved_counts_as_space_that_is_there(
         assert report.bytes_fetched == hub.sent - before < SIZE
 
 
+def fill_on_the_way(hub: FaultyHub, root: Path) -> threading.Event:
+    """Fill the disk of `root` at a request after the first range, of 8 MiB at least; return what tells so."""
+    filled = threading.Event()
+
+    def fill_once(request: Handler) -> bool:
+        if not filled.is_set() and hub.sent > SIZE // 8:
+            filled.set()
+            fill(root)
+        return False
+
+    hub.cdn_fault = fill_once
+    return filled
+
+
 def test_space_that_is_reserved_cannot_be_taken_by_others(hub: FaultyHub, path: Path, tmp_path: Path) -> None:
     # R21
     with mounted(tmp_path, "tmpfs", "64m") as root:
-        filled = threading.Event()
-
-        def fill_once(request: Handler) -> bool:
-            if not filled.is_set() and hub.sent > SIZE // 4:
-                filled.set()
-                fill(root)
-            return False
-
-        hub.cdn_fault = fill_once
+        filled = fill_on_the_way(hub, root)
         fetch_all(path, root, quick(hub.url))
         assert filled.is_set()
         assert (root / BIG).read_bytes() == FILES["big.safetensors"]
@@ -84,15 +90,7 @@ def test_a_disk_that_fills_up_while_bytes_are_written_loses_nothing(
 ) -> None:
     # R21: ext2 cannot reserve space.
     with mounted(tmp_path, "ext2", "64M") as root:
-        filled = threading.Event()
-
-        def fill_once(request: Handler) -> bool:
-            if not filled.is_set() and hub.sent > SIZE // 4:
-                filled.set()
-                fill(root)
-            return False
-
-        hub.cdn_fault = fill_once
+        filled = fill_on_the_way(hub, root)
         with pytest.raises(DiskFull, match=r"filled up .*finished files are intact|the disk is full"):
             fetch_all(path, root, quick(hub.url))
         assert filled.is_set()
