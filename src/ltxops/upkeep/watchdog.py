@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ltxops.errors import CheckFailed, LtxopsError
-from ltxops.upkeep import faults
+from ltxops.upkeep import faults, leftovers
 from ltxops.upkeep.faults import Fault
 from ltxops.upkeep.health import ask, clean
 from ltxops.upkeep.host import Host, Program
@@ -137,6 +137,9 @@ class Watchdog:
             self._host.programs, self._pool.map(answers, self._host.programs), strict=True
         ):
             self._judge(program, known.get(program.name, ABSENT), answered)
+        left = leftovers.end(self._host.socket, [process.pid for process in known.values() if process.pid])
+        for pid, name in left.items():
+            self._say(stamped(f"pid {pid} had outlived {name}, and was killed"))
         faults.save(self._file, self._record)
 
     def _judge(self, program: Program, process: Process, answered: bool) -> None:
@@ -163,6 +166,7 @@ class Watchdog:
 
     def _note(self, program: Program, kind: str, detail: str) -> None:
         self._record.add(Fault(time.time(), program.name, kind, detail[:300]))
+        faults.save(self._file, self._record)
         self._say(stamped(f"{program.name}: {kind}: {detail[:300]}"))
 
     def _restart(self, program: Program, watched: Watched) -> None:

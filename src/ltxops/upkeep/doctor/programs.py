@@ -65,10 +65,10 @@ def check_privileges(settings: Settings) -> Check:
         user, bound = parse_status(Path(f"/proc/{status.process.pid}/status").read_text())
         if not bound:
             found.append(f"{status.program.name} could gain privileges")
-        if settings.is_ours and status.program.name == "comfyui" and user != _uid(settings.comfyui_user):
-            found.append(f"comfyui runs as user {user}, not as {settings.comfyui_user}")
-    if settings.is_ours and may_write(settings.models, settings.comfyui_user):
-        found.append(f"{settings.comfyui_user} may change the weights in {settings.models}")
+        if settings.is_ours and status.program.name == "comfyui" and user != _uid(settings.engine_user):
+            found.append(f"comfyui runs as user {user}, not as {settings.engine_user}")
+    if settings.is_ours and may_write(settings.models, settings.engine_user):
+        found.append(f"{settings.engine_user} may change the weights in {settings.models}")
     good = "bound programs" + (", weights that ComfyUI cannot change" if settings.is_ours else "")
     return from_faults("privileges", found, good, "provision the host again")
 

@@ -72,8 +72,8 @@ def check_files(settings: Settings) -> Check:
         status = path.stat()
         if status.st_mode & 0o077:
             faults.append(f"{path} has mode {status.st_mode & 0o777:04o}")
-        if settings.is_ours and path.owner() == settings.comfyui_user:
-            faults.append(f"{path} belongs to {settings.comfyui_user}, which runs other people's code")
+        if settings.is_ours and path.owner() == settings.engine_user:
+            faults.append(f"{path} belongs to {settings.engine_user}, which runs other people's code")
     for folder in (settings.etc, settings.etc / "gateway", settings.etc / "tokens"):
         if folder.is_dir() and folder.stat().st_mode & 0o022:
             faults.append(f"{folder} can be written to by others")

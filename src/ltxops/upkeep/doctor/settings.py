@@ -19,10 +19,10 @@ class Settings:
     logs: Path
     workspace: Path
     models: Path
-    comfyui_dir: Path
-    comfyui_venv: Path
-    comfyui_user: str
-    comfyui_engine: str
+    engine_dir: Path
+    engine_venv: Path
+    engine_user: str
+    engine: str
     cleaner: str
     cron_file: Path
     min_free_bytes: int
@@ -52,10 +52,10 @@ def read(file: str) -> Settings:
             logs=Path(part["logs"]),
             workspace=Path(part["workspace"]),
             models=Path(part["models"]),
-            comfyui_dir=Path(part["comfyui_dir"]),
-            comfyui_venv=Path(part["comfyui_venv"]),
-            comfyui_user=str(part["comfyui_user"]),
-            comfyui_engine=str(part["comfyui_engine"]),
+            engine_dir=Path(part["engine_dir"]),
+            engine_venv=Path(part["engine_venv"]),
+            engine_user=str(part["engine_user"]),
+            engine=str(part["engine"]),
             cleaner=str(part["cleaner"]),
             cron_file=Path(part["cron_file"]),
             min_free_bytes=parse_size(part["min_free"], "doctor.min_free"),

@@ -22,9 +22,7 @@ class Listener:
     @property
     def on_loopback(self) -> bool:
         """Whether only this machine reaches it."""
-        address = ipaddress.ip_address(self.address)
-        mapped = getattr(address, "ipv4_mapped", None)
-        return (mapped or address).is_loopback
+        return ipaddress.ip_address(self.address).is_loopback
 
 
 def parse(table: str) -> list[Listener]:
@@ -40,7 +38,9 @@ def _listener(local: str, inode: str) -> Listener:
     packed, port = local.rsplit(":", 1)
     # Words of 32 bits, each in the byte order of the machine.
     words = [bytes.fromhex(packed[start : start + 8])[::-1] for start in range(0, len(packed), 8)]
-    return Listener(str(ipaddress.ip_address(b"".join(words))), int(port, 16), inode)
+    address = ipaddress.ip_address(b"".join(words))
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return Listener(str(mapped or address), int(port, 16), inode)
 
 
 def judge(listeners: list[Listener], allowed: set[int], holders: dict[str, str], only: set[int]) -> list[str]:

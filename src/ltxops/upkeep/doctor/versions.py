@@ -56,9 +56,9 @@ def installed(comfyui_dir: Path, comfyui_venv: Path) -> dict[str, str]:
 
 def check(settings: Settings) -> Check:
     """No version with a known hole is installed."""
-    if settings.comfyui_engine != "git":
+    if settings.engine != "git":
         return Check("versions", True, "the embedded engine stands in for ComfyUI")
-    found = installed(settings.comfyui_dir, settings.comfyui_venv)
+    found = installed(settings.engine_dir, settings.engine_venv)
     said = ", ".join(f"{package} {version}" for package, version in found.items())
     return from_faults(
         "versions", judge(found), said, "set comfyui_version to a later one and provision again"
