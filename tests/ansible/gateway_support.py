@@ -138,9 +138,8 @@ def start(folder: Path, output: IO[bytes]) -> "subprocess.Popen[bytes]":
 def running_gateway(folder: Path, **variables: Any) -> Iterator[Gateway]:
     """A gateway of its own in `folder`, with role variables; it ends with the block."""
     comfyui, wrapper, port = Backend(free_port(), folder / "files"), Backend(free_port()), free_port()
-    rendered = render(
-        folder, comfyui_port=comfyui.port, wrapper_port=wrapper.port, gateway_port=port, **variables
-    )
+    ports = {"comfyui_port": comfyui.port, "wrapper_port": wrapper.port, "gateway_port": port}
+    rendered = render(folder, **{**ports, **variables})
     assert rendered.returncode == 0, rendered.stdout
     comfyui.serve()
     wrapper.serve()
