@@ -217,7 +217,7 @@ def test_a_websocket_outlives_the_time_that_an_answer_may_take(api: Gateway) -> 
             for word in ("one", "two"):
                 await asyncio.sleep(2.5)  # the gateway waits 1 s for an answer here
                 await ws.send_str(word)
-                heard.append(await ws.receive_str(timeout=5))
+                heard.append(str(await ws.receive_str(timeout=5)))
             return heard
 
     assert asyncio.run(talk()) == ["echo one", "echo two"]

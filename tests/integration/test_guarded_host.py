@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.bare_host import bare_host
+from tests.integration.bare_host import add_operator, bare_host
 from tests.integration.test_over_ssh import Fleet, hub
 
 from ltxops.upkeep.doctor.sockets import parse
@@ -36,6 +36,7 @@ class Guarded(Fleet):
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory, hub: str) -> Iterator[Guarded]:
     with bare_host(tmp_path_factory.mktemp("host")) as host:
+        add_operator(host)
         fleet = Guarded(host, hub)
         fleet.before = open_to_others()
         fleet.settings["supervisor_open_ports"] = sorted({22, *fleet.before})
@@ -60,8 +61,7 @@ def test_one_port_more_is_open_to_others(guarded: Guarded) -> None:  # R11
 
 
 def test_without_the_kernels_table_the_check_fails(guarded: Guarded) -> None:  # R11
-    line = "unshare --mount sh -c 'mount -t tmpfs none /proc/self/net 2>/dev/null; mount --bind /dev/null"
-    line += f" /proc/$$/net/tcp 2>/dev/null; mount -t tmpfs none /proc; {DOCTOR}'"
+    line = f"unshare --mount sh -c 'mount -t tmpfs none /proc && {DOCTOR}'"
     result = json.loads(guarded.host.ssh(line).stdout)
     wrong = {check["name"]: check["detail"] for check in result["checks"] if not check["ok"]}
     assert "could not run" in wrong["sockets"]
@@ -88,10 +88,10 @@ def test_comfyui_can_gain_no_privileges_and_reach_no_secret(guarded: Guarded) ->
 
 
 def test_a_weight_that_comfyui_may_write_is_found(guarded: Guarded) -> None:
-    guarded.host.ssh("chmod o+w /workspace/ComfyUI/models")
+    guarded.host.ssh("chmod g+w /workspace/ComfyUI/models/checkpoints")
     found = guarded.doctor()
-    guarded.host.ssh("chmod o-w /workspace/ComfyUI/models")
-    assert "comfy may change the weights" in found["privileges"]
+    guarded.host.ssh("chmod g-w /workspace/ComfyUI/models/checkpoints")
+    assert "comfy may change /workspace/ComfyUI/models/checkpoints" in found["privileges"]
 
 
 @pytest.mark.parametrize("flags", [["--listen", "0.0.0.0"], ["--enable-cors-header"]])

@@ -67,15 +67,17 @@ def check_privileges(settings: Settings) -> Check:
             found.append(f"{status.program.name} could gain privileges")
         if settings.is_ours and status.program.name == "comfyui" and user != _uid(settings.engine_user):
             found.append(f"comfyui runs as user {user}, not as {settings.engine_user}")
-    if settings.is_ours and may_write(settings.models, settings.engine_user):
-        found.append(f"{settings.engine_user} may change the weights in {settings.models}")
+    weights = [settings.models, *settings.models.rglob("*")] if settings.is_ours else []
+    found += [
+        f"{settings.engine_user} may change {it}" for it in weights if may_write(it, settings.engine_user)
+    ]
     good = "bound programs" + (", weights that ComfyUI cannot change" if settings.is_ours else "")
     return from_faults("privileges", found, good, "provision the host again")
 
 
-def may_write(folder: Path, user: str) -> bool:
-    """Tell whether a user may write to a folder by its mode."""
-    status, account = folder.stat(), pwd.getpwnam(user)
+def may_write(path: Path, user: str) -> bool:
+    """Tell whether a user may write to a file or folder by its mode."""
+    status, account = path.stat(), pwd.getpwnam(user)
     if account.pw_uid in (0, status.st_uid):
         return bool(status.st_mode & 0o200) or account.pw_uid == 0
     groups = os.getgrouplist(user, account.pw_gid)
