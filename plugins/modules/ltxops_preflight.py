@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.ltxops_processes import ours as our_processes
+from ansible.module_utils.ltxops_risks import RISKS, holes_in, risks_in, versions_of
 
 DOCUMENTATION = r"""
 module: ltxops_preflight
@@ -62,6 +63,11 @@ REQUIREMENTS: dict[str, Any] = {
         for name in ("min_python", "min_driver", "nvidia_smi", "comfyui_gpus", "search_path")
     },
     **{name: {"type": "int"} for name in ("min_ram_gib", "disk_reserve_gib", "min_vram_gib")},
+    **{name: {"type": "str"} for name in ("engine", "engine_version", "engine_address")},
+    **{name: {"type": "list", "elements": "str"} for name in ("engine_flags", "service_users")},
+    **{name: {"type": "list", "elements": "dict"} for name in ("nodes", "known_holes")},
+    "accepted_risks": {"type": "list", "elements": "str", "choices": RISKS},
+    "strict": {"type": "bool"},
     "gpu_required": {"type": "bool"},
     "commands": {"type": "dict"},
     "smoke_cases": {"type": "list", "elements": "str", "choices": ["check", "distilled", "two-stage"]},
@@ -241,6 +247,13 @@ def judge_settings(need: dict[str, Any], token: str | None) -> Iterator[Problem]
         )
 
 
+def judge_risks(need: dict[str, Any]) -> Iterator[Problem]:
+    """Settings that would leave the host open, unless they were asked for by name."""
+    for risk, sentence in risks_in(need):
+        if risk not in need["accepted_risks"]:
+            yield Problem(2, f"{sentence}; who wants that sets preflight_accepted_risks: [{risk}]")
+
+
 def judge_system(seen: dict[str, Any], need: dict[str, Any]) -> Iterator[Problem]:
     """Operating system, Python, memory, rights and commands."""
     family = {seen["os"].get("ID", "unknown"), *seen["os"].get("ID_LIKE", "").split()}
@@ -336,7 +349,14 @@ def main() -> None:
         supports_check_mode=True,
     )
     need = module.params["requirements"]
-    problems = list(judge_settings(need, module.params["token"]))
+    problems = [*judge_settings(need, module.params["token"]), *judge_risks(need)]
+    for hole in holes_in(
+        versions_of(need["engine"], need["engine_version"], need["nodes"]), need["known_holes"]
+    ):
+        if need["strict"]:
+            problems.append(Problem(2, f"{hole} (preflight_strict)"))
+        else:
+            module.warn(hole)
     seen = {} if problems else survey_host(module, need)
     problems = problems or judge(seen, need)
     if problems:

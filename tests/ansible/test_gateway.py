@@ -6,156 +6,28 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
 
 import aiohttp
 import pytest
-from aiohttp import web
-
-REPO = Path(__file__).parents[2]
-TOKEN = "Test-Token_0123456789.~+/="
-GOOD = {"Authorization": f"Bearer {TOKEN}"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@dataclass
-class Backend:
-    """An HTTP server that stands where ComfyUI and the wrapper would, and keeps every request."""
-
-    port: int
-    seen: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
-
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        self.seen.append((request.method, request.raw_path, dict(request.headers)))
-        if request.headers.get("Upgrade", "").lower() == "websocket":
-            socket_ = web.WebSocketResponse()
-            await socket_.prepare(request)
-            async for message in socket_:
-                await socket_.send_str(f"echo {message.data}")
-            return socket_
-        body = await request.read()
-        return web.json_response({"path": request.path, "bytes": len(body)})
-
-    def serve(self) -> None:
-        async def run() -> None:
-            app = web.Application(client_max_size=64 * 1024**2)
-            app.router.add_route("*", "/{tail:.*}", self.answer)
-            runner = web.AppRunner(app)
-            await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", self.port).start()
-            await asyncio.Event().wait()
-
-        threading.Thread(target=lambda: asyncio.run(run()), daemon=True).start()
-
-
-@dataclass
-class Gateway:
-    url: str
-    port: int
-    folder: Path
-    log: Path
-    comfyui: Backend
-    wrapper: Backend
-
-    def request(self, method: str, path: str, **options: Any) -> tuple[int, bytes, dict[str, str]]:
-        async def run() -> tuple[int, bytes, dict[str, str]]:
-            async with (
-                aiohttp.ClientSession() as session,
-                session.request(method, self.url + path, **options) as answer,
-            ):
-                return answer.status, await answer.read(), dict(answer.headers)
-
-        return asyncio.run(run())
-
-    def raw(self, text: str) -> bytes:
-        """Send bytes as they are, for what a client library would not send."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
-            connection.sendall(text.replace("\n", "\r\n").encode())
-            connection.shutdown(socket.SHUT_WR)
-            answer = b""
-            while chunk := connection.recv(65536):
-                answer += chunk
-            return answer
-
-    def reached(self) -> list[tuple[str, str, dict[str, str]]]:
-        return [*self.comfyui.seen, *self.wrapper.seen]
-
-    def forget(self) -> None:
-        self.comfyui.seen.clear()
-        self.wrapper.seen.clear()
-
-
-def render(folder: Path, **variables: Any) -> subprocess.CompletedProcess[str]:
-    settings = {
-        "ltxops_scope": "user",
-        "ltxops_root": str(folder),
-        "ansible_remote_tmp": str(folder / "tmp"),
-        "ansible_python_interpreter": sys.executable,
-        "comfyui_address": "127.0.0.1",
-        "wrapper_address": "127.0.0.1",
-        "gateway_address": "127.0.0.1",
-        "gateway_token": TOKEN,
-        "gateway_max_body_mib": 1,
-        **variables,
-    }
-    command = [
-        str(Path(sys.executable).parent / "ansible-playbook"),
-        "-i",
-        "localhost,",
-        "tests/ansible/gateway.yml",
-        "-e",
-        json.dumps(settings),
-    ]
-    environment = {**os.environ, "ANSIBLE_CONFIG": str(REPO / "ansible.cfg")}
-    return subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=120)
-
-
-def start(folder: Path, output: IO[bytes]) -> "subprocess.Popen[bytes]":
-    script = folder / "home/bin/gateway.sh"
-    return subprocess.Popen([script], stdout=output, stderr=output, start_new_session=True)
+from tests.ansible.gateway_support import (
+    GOOD,
+    TOKEN,
+    Gateway,
+    free_port,
+    render,
+    running_gateway,
+    start,
+    wait_for_port,
+)
 
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    folder = tmp_path_factory.mktemp("gw")
-    comfyui, wrapper, port = Backend(free_port()), Backend(free_port()), free_port()
-    rendered = render(folder, comfyui_port=comfyui.port, wrapper_port=wrapper.port, gateway_port=port)
-    assert rendered.returncode == 0, rendered.stdout
-    comfyui.serve()
-    wrapper.serve()
-    log = folder / "gateway.log"
-    with log.open("wb") as output:
-        process = start(folder, output)
-    started = Gateway(f"http://127.0.0.1:{port}", port, folder, log, comfyui, wrapper)
-    for backend in (port, comfyui.port, wrapper.port):
-        wait_for_port(backend, process, log)
-    yield started
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait(10)
-
-
-def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(100):
-        assert process.poll() is None, log.read_text()
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise AssertionError(f"nothing listens on {port}: {log.read_text()}")
+    with running_gateway(tmp_path_factory.mktemp("gw")) as running:
+        yield running
 
 
 COMFYUI_ROUTES = [
@@ -243,7 +115,7 @@ def test_two_authorization_headers_do_not_pass_with_a_wrong_first_one(gateway: G
 
 
 def test_each_route_reaches_its_backend_without_the_token(gateway: Gateway) -> None:  # R8
-    for route in ("/prompt", "/api/queue", "/view?filename=a.mp4&type=output", "/queue", "/"):
+    for route in ("/prompt", "/api/queue", "/queue?a=b", "/object_info"):
         gateway.forget()
         assert gateway.request("GET", route, headers=GOOD)[0] == 200
         assert [path for _, path, _ in gateway.comfyui.seen] == [route]
@@ -287,28 +159,6 @@ def test_websockets_need_the_token_and_then_flow(gateway: Gateway, path: str) ->
         asyncio.run(talk({}))
     assert gateway.reached() == []
     assert asyncio.run(talk(GOOD)) == ["echo one", "echo two"]
-
-
-@pytest.mark.parametrize(
-    "path", ["/manager/reboot", "/customnode/install", "/snapshot/save", "/internal/logs", "/MANAGER/reboot"]
-)
-@pytest.mark.parametrize("prefix", ["", "/api", "/"])
-def test_what_installs_code_is_closed_even_with_the_token(
-    gateway: Gateway, path: str, prefix: str
-) -> None:  # R9
-    gateway.forget()
-    status, body, _ = gateway.request("POST", prefix + path, headers=GOOD)
-    assert (status, json.loads(body)) == (403, {"error": "Forbidden"})
-    assert gateway.reached() == []
-
-
-@pytest.mark.parametrize("prefix", ["", "/api"])
-def test_user_data_can_be_read_but_not_written(gateway: Gateway, prefix: str) -> None:  # R9
-    gateway.forget()
-    for method in ("POST", "PUT", "DELETE"):
-        assert gateway.request(method, f"{prefix}/userdata/x", headers=GOOD)[0] == 403
-    assert gateway.reached() == []
-    assert gateway.request("GET", f"{prefix}/userdata/x", headers=GOOD)[0] == 200
 
 
 def test_a_body_that_is_too_large_is_refused_in_json(gateway: Gateway) -> None:  # R14

@@ -23,7 +23,7 @@ from tests.integration.pace import Pace, large_file
 REPO = Path(__file__).parents[2]
 LTXOPS = str(Path(sys.executable).parent / "ltxops")
 SIZE = 64 * 1024 * 1024
-SLOW = 200_000
+SLOW = 500_000
 FAST = 200_000_000
 LORA = "loras/renamed.safetensors"
 #: What a line shows: percent, size, rate; then the time left, if it is known; then the files.

@@ -9,7 +9,8 @@ from pathlib import Path
 from aiohttp import web
 from tests.integration.models_support import RunningHub
 
-_PIECE_BYTES = 64 * 1024
+#: Short enough for a handler to notice that its client has gone while the hub shuts down.
+_PIECE_SECONDS = 0.02
 
 
 def large_file(hub_folder: Path, name: str, size: int) -> None:
@@ -46,8 +47,9 @@ class Pace:
         answer.content_length = last + 1 - first
         with contextlib.suppress(ConnectionResetError):
             await answer.prepare(request)
-            for start in range(first, last + 1, _PIECE_BYTES):
-                piece = content[start : min(start + _PIECE_BYTES, last + 1)]
+            while first <= last:
+                piece = content[first : min(first + int(self.bytes_per_second * _PIECE_SECONDS), last + 1)]
+                first += len(piece)
                 async with self._turn:
                     await asyncio.sleep(len(piece) / self.bytes_per_second)
                 await answer.write(piece)

@@ -63,15 +63,16 @@ def wait_until_under_way(file: Path) -> dict[str, Any]:
 
 def test_events_tell_of_each_step_and_the_result_is_the_last_line(hub: RunningHub, home: Path) -> None:
     hub.fault = Pace(hub, 16_000_000)
+    before = time.monotonic()
     done = ltxops(*sync(hub, "--events"), home=home)
+    seconds = time.monotonic() - before
     assert done.returncode == 0, done.stderr
     *events, result = [json.loads(line) for line in done.stdout.splitlines()]
     assert (result["ok"], result["fetched"]) == (True, [LORA])
     kinds = [event["event"] for event in events]
     assert [kind for kind in kinds if kind != "progress"] == ["note", "start", "finish", "done"]
-    # Three seconds at two a second.
     progress = [event for event in events if event["event"] == "progress"]
-    assert 3 <= len(progress) <= 10
+    assert 3 <= len(progress) <= seconds * 2 + 1
     counted = [event["bytes_done"] for event in progress]
     assert counted == sorted(counted) and counted[-1] > counted[0]
     last = progress[-1]
@@ -113,14 +114,15 @@ def test_a_reader_that_is_slow_holds_up_no_download(hub: RunningHub, home: Path)
     ) as process:
         os.close(writing)
         weight = hub.manifest_path.parent / "models" / LORA
-        deadline = time.monotonic() + 30
-        while not weight.exists():
-            assert time.monotonic() < deadline
+        deadline = time.monotonic() + 20
+        while not weight.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert process.poll() is None
+        # Read before anything is checked, so that the process can end.
+        here, waiting = weight.exists(), process.poll() is None
         with os.fdopen(reading, "rb") as stream:
             lines = stream.read().lstrip(b"x").splitlines()
         assert process.wait(30) == 0
+    assert here and waiting
     assert json.loads(lines[-1])["fetched"] == [LORA]
 
 

@@ -92,7 +92,7 @@ def test_the_first_start_provisions_and_proves(container: Container) -> None:
     started = container.start(**STORAGE)
     assert started.returncode == 0, started.stdout[-3000:]
     assert "provisioned and proven" in container.log_ends_with()
-    assert container.programs().count("RUNNING") == 4
+    assert container.programs().count("RUNNING") == 5
 
 
 def test_the_token_of_the_template_opens_the_gateway(container: Container) -> None:
@@ -121,7 +121,7 @@ def test_after_the_container_was_stopped_the_programs_are_started_again(containe
     assert "RUNNING" not in container.programs()
     again = container.start(**STORAGE)
     assert (again.returncode, "PLAY" in again.stdout) == (0, False)
-    assert container.programs().count("RUNNING") == 4
+    assert container.programs().count("RUNNING") == 5
     pid = container.host.ssh("supervisorctl pid comfyui").stdout.strip()
     assert "S3_" not in container.host.ssh(f"tr '\\0' '\\n' < /proc/{pid}/environ").stdout  # R30
 

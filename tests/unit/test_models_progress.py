@@ -224,6 +224,17 @@ def test_a_failure_is_in_the_file_with_its_exit_code(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["progress.json"]
 
 
+def test_who_reads_the_file_while_it_is_replaced_reads_the_old_one_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "progress.json"
+    told = ProgressFile(path, print)
+    told.begin(snapshot(10, 5))
+    with path.open("rb", buffering=0) as stream:
+        half = stream.read(9)
+        told.end(Outcome(), snapshot(10, 10))
+        assert json.loads(half + stream.read())["state"] == "running"
+    assert json.loads(path.read_text())["state"] == "done"
+
+
 def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     kept.write_text("mine")

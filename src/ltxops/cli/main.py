@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ltxops import __version__
-from ltxops.cli import benchmark, embedded, generation, models, services, upkeep, wrapper
+from ltxops.cli import benchmark, embedded, generation, guard, models, services, tokens, upkeep, wrapper
 from ltxops.cli.output import log
 from ltxops.errors import LtxopsError
 
@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ltxops {__version__}")
     nouns = parser.add_subparsers(metavar="COMMAND", required=True)
-    for noun in (models, generation, benchmark, upkeep, services, wrapper, embedded):
+    for noun in (models, generation, benchmark, upkeep, services, tokens, guard, wrapper, embedded):
         noun.register(nouns)
     return parser
 

@@ -16,10 +16,11 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 @dataclass(frozen=True)
 class Answer:
-    """Whether a program is well, and what it said, for a person."""
+    """Whether a program is well, and what it said, for a person; `status` is None without an answer."""
 
     ok: bool
     detail: str
+    status: int | None = None
 
 
 def ask(health: Health | None) -> Answer:
@@ -39,8 +40,8 @@ def ask(health: Health | None) -> Answer:
     finally:
         connection.close()
     if status == health.status:
-        return Answer(True, str(status))
-    return Answer(False, f"{status} instead of {health.status}")
+        return Answer(True, str(status), status)
+    return Answer(False, f"{status} instead of {health.status}", status)
 
 
 def tail(log: str, lines: int) -> list[str]:

@@ -1,0 +1,165 @@
+"""A gateway for tests: a real nginx, configured by its role, before a backend that notes what reaches it."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import aiohttp
+from aiohttp import web
+
+REPO = Path(__file__).parents[2]
+TOKEN = "Test-Token_0123456789.~+/="
+GOOD = {"Authorization": f"Bearer {TOKEN}"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class Backend:
+    """An HTTP server that stands where ComfyUI and the wrapper would, and keeps every request."""
+
+    port: int
+    files: Path = Path("/nonexistent")
+    seen: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.seen.append((request.method, request.raw_path, dict(request.headers)))
+        if request.headers.get("Upgrade", "").lower() == "websocket":
+            socket_ = web.WebSocketResponse()
+            await socket_.prepare(request)
+            async for message in socket_:
+                await socket_.send_str(f"echo {message.data}")
+            return socket_
+        if request.path.endswith("/view"):
+            # As ComfyUI does: the file's own type, its name, and a careless header of CORS.
+            name = request.query["filename"]
+            headers = {"Content-Disposition": f'filename="{name}"', "Access-Control-Allow-Origin": "*"}
+            return web.FileResponse(self.files / name, headers=headers)
+        body = await request.read()
+        return web.json_response({"path": request.path, "bytes": len(body)})
+
+    def serve(self) -> None:
+        async def run() -> None:
+            app = web.Application(client_max_size=64 * 1024**2)
+            app.router.add_route("*", "/{tail:.*}", self.answer)
+            runner = web.AppRunner(app)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", self.port).start()
+            await asyncio.Event().wait()
+
+        threading.Thread(target=lambda: asyncio.run(run()), daemon=True).start()
+
+
+@dataclass
+class Gateway:
+    url: str
+    port: int
+    folder: Path
+    log: Path
+    comfyui: Backend
+    wrapper: Backend
+
+    def request(self, method: str, path: str, **options: Any) -> tuple[int, bytes, dict[str, str]]:
+        async def run() -> tuple[int, bytes, dict[str, str]]:
+            async with (
+                aiohttp.ClientSession() as session,
+                session.request(method, self.url + path, **options) as answer,
+            ):
+                return answer.status, await answer.read(), dict(answer.headers)
+
+        return asyncio.run(run())
+
+    def raw(self, text: str) -> bytes:
+        """Send bytes as they are, for what a client library would not send."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+            connection.sendall(text.replace("\n", "\r\n").encode())
+            connection.shutdown(socket.SHUT_WR)
+            answer = b""
+            while chunk := connection.recv(65536):
+                answer += chunk
+            return answer
+
+    def reached(self) -> list[tuple[str, str, dict[str, str]]]:
+        return [*self.comfyui.seen, *self.wrapper.seen]
+
+    def forget(self) -> None:
+        self.comfyui.seen.clear()
+        self.wrapper.seen.clear()
+
+
+def render(folder: Path, **variables: Any) -> subprocess.CompletedProcess[str]:
+    settings = {
+        "ltxops_scope": "user",
+        "ltxops_root": str(folder),
+        "ansible_remote_tmp": str(folder / "tmp"),
+        "ansible_python_interpreter": sys.executable,
+        "comfyui_address": "127.0.0.1",
+        "wrapper_address": "127.0.0.1",
+        "gateway_address": "127.0.0.1",
+        "gateway_token": TOKEN,
+        "gateway_max_body_mib": 1,
+        "_ltxops_cli": [str(Path(sys.executable).parent / "ltxops")],
+        **variables,
+    }
+    command = [
+        str(Path(sys.executable).parent / "ansible-playbook"),
+        "-i",
+        "localhost,",
+        "tests/ansible/gateway.yml",
+        "-e",
+        json.dumps(settings),
+    ]
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(REPO / "ansible.cfg")}
+    return subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def start(folder: Path, output: IO[bytes]) -> "subprocess.Popen[bytes]":
+    script = folder / "home/bin/gateway.sh"
+    return subprocess.Popen([script], stdout=output, stderr=output, start_new_session=True)
+
+
+@contextmanager
+def running_gateway(folder: Path, **variables: Any) -> Iterator[Gateway]:
+    """A gateway of its own in `folder`, with role variables; it ends with the block."""
+    comfyui, wrapper, port = Backend(free_port(), folder / "files"), Backend(free_port()), free_port()
+    ports = {"comfyui_port": comfyui.port, "wrapper_port": wrapper.port, "gateway_port": port}
+    rendered = render(folder, **{**ports, **variables})
+    assert rendered.returncode == 0, rendered.stdout
+    comfyui.serve()
+    wrapper.serve()
+    log = folder / "gateway.log"
+    with log.open("wb") as output:
+        process = start(folder, output)
+    for backend in (port, comfyui.port, wrapper.port):
+        wait_for_port(backend, process, log)
+    try:
+        yield Gateway(f"http://127.0.0.1:{port}", port, folder, log, comfyui, wrapper)
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(10)
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(100):
+        assert process.poll() is None, log.read_text()
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"nothing listens on {port}: {log.read_text()}")

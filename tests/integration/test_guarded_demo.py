@@ -1,0 +1,181 @@
+"""A provisioned host under guard: doctor, watchdog, tokens, and the playbook that checks a fleet."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.demo_host import LTXOPS, REPO, Demo, changed_tasks, last_line, new_host
+
+SETTINGS = {"supervisor_hang_seconds": 4, "supervisor_watch_interval_seconds": 1}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    host = new_host(tmp_path_factory.mktemp("guard"))
+    host.settings = {**SETTINGS, "wrapper_environment": {"S3_SECRET_ACCESS_KEY": "very-secret-0123456789"}}
+    host.first = host.run()
+    assert host.first.returncode == 0, host.first.stdout[-3000:] + host.first.stderr[-3000:]
+    yield host
+    assert host.script("--down").returncode == 0
+    assert host.processes() == set()
+
+
+def doctor(demo: Demo) -> tuple[int, dict[str, Any], str]:
+    command = [LTXOPS, "doctor", "--json", "--config", str(demo.folder / "etc/host.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return done.returncode, json.loads(done.stdout), done.stderr
+
+
+def failed(demo: Demo) -> dict[str, str]:
+    """The checks that are not ok, and what they say."""
+    code, result, _ = doctor(demo)
+    wrong = {check["name"]: check["detail"] for check in result["checks"] if not check["ok"]}
+    assert (code, result["ok"]) == ((1, False) if wrong else (0, True))
+    return wrong
+
+
+def until(true: Callable[[], Any], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.3)
+
+
+def test_a_fresh_host_passes_every_check(demo: Demo) -> None:
+    code, result, stderr = doctor(demo)
+    assert (code, stderr, failed(demo)) == (0, "", {})
+    assert len(result["checks"]) >= 14
+    assert all(check["detail"] for check in result["checks"])
+    assert "very-secret" not in json.dumps(result)
+    assert demo.token not in json.dumps(result)
+
+
+def test_every_program_is_bound_and_makes_files_that_others_cannot_read(demo: Demo) -> None:
+    for name, pid in demo.pids().items():
+        status = Path(f"/proc/{pid}/status").read_text()
+        assert "NoNewPrivs:\t1" in status, name
+        assert "Umask:\t0007" in status or "Umask:\t0027" in status or "Umask:\t0077" in status, name
+
+
+def test_a_secret_in_a_log_or_a_command_line_is_found(demo: Demo) -> None:  # R30
+    log = demo.folder / "workspace/logs/comfyui.log"
+    before = log.read_bytes()
+    with log.open("a") as file:
+        file.write("x" * 5_000_000 + "very-secret-0123456789\n")
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", demo.token])
+    try:
+        found = failed(demo)
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+        log.write_bytes(before)
+    assert list(found) == ["leaks"]
+    assert f"the token host is in the command line of pid {sleeper.pid}" in found["leaks"]
+    assert f"S3_SECRET_ACCESS_KEY is in {log}" in found["leaks"]
+    assert failed(demo) == {}
+
+
+@pytest.mark.parametrize("name", ["token", "wrapper.env", "gateway/tokens.conf"])
+def test_a_secret_that_others_may_read_is_found_and_mended(demo: Demo, name: str) -> None:  # R30
+    path = demo.folder / "etc" / name
+    path.chmod(0o644)
+    found = failed(demo)
+    path.chmod(0o600)
+    assert found == {"secret files": f"{path} has mode 0644"}
+
+
+def test_a_weak_token_is_found(demo: Demo) -> None:
+    path = demo.folder / "etc/tokens/weak"
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    path.touch(0o600)
+    path.write_text("aaaaaaaaaaaaaaaa\n")
+    found = failed(demo)
+    path.unlink()
+    assert "weak can be guessed" in found["tokens"]
+
+
+def test_a_check_that_cannot_run_fails(demo: Demo) -> None:  # R11
+    heartbeat = demo.folder / "state/janitor.heartbeat"
+    demo.supervisorctl("stop", "janitor")
+    heartbeat.unlink()
+    found = failed(demo)
+    assert "could not run" in found["cleaners"]
+    assert "janitor is STOPPED" in found["programs"]
+    demo.supervisorctl("start", "janitor")
+    until(heartbeat.exists)
+
+
+def test_a_program_that_gave_up_is_told_with_its_last_words(demo: Demo) -> None:  # R32
+    script = demo.folder / "home/bin/wrapper.sh"
+    good = script.read_text()
+    script.write_text("#!/bin/sh\necho the last words of the wrapper\nexit 3\n")
+    demo.supervisorctl("restart", "wrapper")
+    until(lambda: "FATAL" in demo.supervisorctl("status", "wrapper"))
+    found = failed(demo)
+    script.write_text(good)
+    demo.supervisorctl("start", "wrapper")
+    assert "wrapper is FATAL" in found["programs"]
+    assert "the last words of the wrapper" in found["programs"]
+    assert demo.services("wait", "--timeout", "60").returncode == 0
+
+
+def test_a_hung_engine_is_restarted_and_the_fault_shown(demo: Demo) -> None:  # R34
+    before = demo.pids()
+    os.kill(before["comfyui"], signal.SIGSTOP)
+    until(lambda: demo.pids()["comfyui"] not in (before["comfyui"], 0))
+    assert demo.services("wait", "--timeout", "60").returncode == 0
+    after = demo.pids()
+    assert {name for name in before if before[name] != after[name]} == {"comfyui"}
+    assert "comfyui hung 1 times in a day" in failed(demo)["faults"]
+    assert demo.smoke("--case", "check").returncode == 0
+    (demo.folder / "state/watchdog.json").unlink()
+    demo.supervisorctl("restart", "watchdog")
+
+
+def test_tokens_of_a_running_host_survive_the_playbook(demo: Demo) -> None:  # R33 R47
+    command = [LTXOPS, "token", "new", "--name", "client", "--directory", str(demo.folder / "etc"), "--show"]
+    value = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.strip()
+    pids = demo.pids()
+    again = demo.run()
+    assert (again.returncode, changed_tasks(again.stdout)) == (0, 0), again.stdout[-3000:]
+    assert demo.pids() == pids
+    assert demo.curl("/queue", "-H", f"Authorization: Bearer {value}")[0] == 200
+
+
+def test_the_playbook_checks_hosts_and_says_what_is_wrong(demo: Demo) -> None:
+    def play() -> "subprocess.CompletedProcess[str]":
+        command = [str(REPO / ".venv/bin/ansible-playbook"), "-i", "inventory/demo/hosts.yml"]
+        environment = {**os.environ, "LTXOPS_DEMO_DIR": str(demo.folder)}
+        return subprocess.run(
+            [*command, "playbooks/doctor.yml"],
+            cwd=REPO, env=environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+
+    good = play()
+    assert (good.returncode, changed_tasks(good.stdout)) == (0, 0), good.stdout[-3000:]
+    (demo.folder / "etc/token").chmod(0o644)
+    bad = play()
+    (demo.folder / "etc/token").chmod(0o600)
+    assert bad.returncode == 2
+    assert "1 of 14 checks failed: secret files" in last_line(bad.stdout)
+
+
+def test_a_configuration_that_nginx_refuses_leaves_the_running_gateway_alone(demo: Demo) -> None:  # R35
+    pids = demo.pids()
+    (demo.folder / "bad.pem").write_text("no certificate\n")
+    refused = demo.run(
+        gateway_address="127.0.0.2",
+        gateway_tls_certificate=str(demo.folder / "bad.pem"),
+        gateway_tls_key=str(demo.folder / "bad.pem"),
+    )
+    assert refused.returncode != 0
+    assert demo.pids() == pids
+    assert demo.authorized("/queue")[0] == 200
+    assert demo.run().returncode == 0
