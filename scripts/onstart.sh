@@ -49,18 +49,30 @@ setting() { "$home/venv/bin/python" -c "import json, sys; print(json.load(open('
 # Without the lock's descriptor, which would be held for as long as the programs run, and without the secrets in
 # this script's environment, which are no business of ComfyUI's.
 start_supervisord() {
+  local old
+  # One that is still stopping its programs refuses every call, and holds the socket until it has ended.
+  old=$(cat /run/supervisord.pid 2>/dev/null || true)
+  if grep -qs supervisord "/proc/${old:-none}/cmdline"; then
+    timeout 120 tail --pid="$old" -f /dev/null || return 1
+  fi
   env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 HOME="$state" \
     supervisord -c /etc/supervisor/supervisord.conf 9>&-
 }
 
 # The programs may be down because the container was started again; everything else must be as it was left.
+# Says in $reason what is not.
 nothing_to_do() {
   local token_file
+  reason="this is the first start, the last one failed, or settings have changed"
   [ "$(cat "$state/onstart.stamp" 2>/dev/null)" = "$1" ] || return 1
+  reason="a model file is missing or has changed"
   "$ltxops" models verify --manifest "$etc/models/models.yaml" --profile "$(setting models_profile)" \
     --root "$(setting models_root)" >/dev/null || return 1
+  reason="supervisord does not start"
   supervisorctl pid >/dev/null 2>&1 || start_supervisord || return 1
+  reason="a program does not become well"
   "$ltxops" services wait --config "$etc/host.json" --timeout 300 || return 1
+  reason="the check through the gateway failed"
   token_file=$(setting token_file)
   "$ltxops" smoke --url "$(setting url)" ${token_file:+--token-file "$token_file"} --case check \
     --out "$state/smoke/latest" >/dev/null
@@ -87,6 +99,7 @@ if nothing_to_do "$print"; then
   say "onstart: nothing to do, every program answers"
   exit 0
 fi
+say "onstart: provisioning, because $reason"
 rm -f "$state/onstart.stamp"
 provision
 echo "$print" >"$state/onstart.stamp"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -78,6 +79,30 @@ def ours(supervisor_socket: str, nginx_pidfile: str, folder: str | None = None) 
     }
 
 
+def outlasted(supervisor_socket: str, patience_seconds: float) -> bool:
+    """Wait until nobody listens on this socket; say whether somebody still does when patience ends.
+
+    A supervisord that is told to shut down refuses every call at once, and holds its socket until its programs
+    have stopped: one started meanwhile gives up.
+    """
+    deadline = time.monotonic() + patience_seconds
+    while listened_to(supervisor_socket):
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def listened_to(path: str) -> bool:
+    """Say whether somebody accepts connections on the Unix socket `path`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
+
+
 def stop(
     supervisor_socket: str, nginx_pidfile: str, folder: str | None = None, patience_seconds: float = 25.0
 ) -> list[int]:
@@ -99,5 +124,4 @@ def stop(
 
 
 if __name__ == "__main__":
-    socket, nginx, demo = sys.argv[1:]
-    print(len(stop(socket, nginx, demo)))
+    print(len(stop(*sys.argv[1:])))

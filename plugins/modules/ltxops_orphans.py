@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.ltxops_processes import ours, stop
+from ansible.module_utils.ltxops_processes import ours, outlasted, stop
 
 DOCUMENTATION = r"""
 module: ltxops_orphans
 short_description: Stop programs whose supervisord was killed
 description:
   - A supervisord that is killed leaves its programs running; the next one could not have their ports.
-  - Use it only while no supervisord of ours runs.
+  - Use it only when no supervisord of ours answers. One that is still stopping is waited for.
 options:
   socket:
     description: Socket of the supervisord that started the programs.
@@ -37,6 +37,9 @@ pids:
   elements: int
 """
 
+#: Longer than any program of ours may take to stop (stopwaitsecs).
+_PATIENCE_SECONDS = 180.0
+
 
 def main() -> None:
     """Find them, and stop them."""
@@ -48,6 +51,11 @@ def main() -> None:
         supports_check_mode=True,
     )
     which = (module.params["socket"], module.params["nginx_pidfile"])
+    if not module.check_mode and outlasted(module.params["socket"], _PATIENCE_SECONDS):
+        module.fail_json(
+            msg=f"supervisord on {module.params['socket']} refuses every call and has not ended in "
+            f"{_PATIENCE_SECONDS:.0f} s: stop it, and run this again (ltxops exit 1)"
+        )
     pids = sorted(ours(*which)) if module.check_mode else stop(*which)
     module.exit_json(changed=bool(pids), pids=pids)
 
