@@ -8,9 +8,8 @@ import base64
 import json
 import subprocess
 import threading
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +19,7 @@ from urllib.error import HTTPError
 
 import pytest
 from tests.integration.demo_host import Demo, changed_tasks, free_ports, new_host
+from tests.support import wait_for
 
 from ltxops.generation import benchmark_workload
 
@@ -160,14 +160,6 @@ class Worker:
 def git(folder: Path, *arguments: str) -> str:
     command = ["git", "-c", "user.name=test", "-c", "user.email=test@example.invalid", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
-    return value
 
 
 def port_pair() -> int:
