@@ -7,24 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.models_support import RunningHub, ltxops
+from tests.integration.models_support import LORA, RunningHub, ltxops
 
 from ltxops.models import manifest
 from ltxops.models.lock import load
 from ltxops.models.store import Store
-
-LORA = "loras/renamed.safetensors"
 
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[RunningHub]:
     with RunningHub(tmp_path, token="hf_right") as running:
         yield running
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
 
 
 def options(hub: RunningHub, profile: str = "open") -> list[str]:

@@ -4,26 +4,21 @@ import json
 import os
 import pty
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.models_support import RunningHub, clean_environment, command, ltxops, run_sync
-
-from ltxops.models import manifest
-from ltxops.models.part import PartFile
-from ltxops.models.plan import wanted_files
-from ltxops.models.store import Store
-
-LORA = "loras/renamed.safetensors"
-CHECKPOINT = "checkpoints/open.safetensors"
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[RunningHub]:
-    with RunningHub(tmp_path) as running:
-        yield running
+from tests.integration.models_support import (
+    CHECKPOINT,
+    LORA,
+    RunningHub,
+    clean_environment,
+    command,
+    file_of,
+    leave_part,
+    ltxops,
+    run_sync,
+)
 
 
 @pytest.fixture
@@ -46,14 +41,10 @@ def told(result: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
 
 def half_arrived(hub: RunningHub, root: Path) -> int:
     """Take the LoRA away and leave the first half of it as a part; return its size."""
-    store = Store(root)
-    [item], _ = wanted_files(manifest.load(hub.manifest_path).profile("one"), {}, store.ledger.resolved)
+    item = file_of(hub, root, "lora")
     content = (root / LORA).read_bytes()
     (root / LORA).unlink()
-    part = PartFile(store.part(item), item.file)
-    part.write(memoryview(content[: len(content) // 2]), 0)
-    part.record(0, len(content) // 2)
-    part.close()
+    leave_part(root, item, content[: len(content) // 2])
     return len(content)
 
 

@@ -18,8 +18,9 @@ from ltxops.models.hub import Hub
 from ltxops.models.limits import Limits
 from ltxops.models.lock import LockedFile, LockedModel
 from ltxops.models.progress import Reporter
+from ltxops.models.report import Report
 from ltxops.models.store import Store
-from ltxops.models.sync import Report, sync
+from ltxops.models.sync import sync
 from ltxops.models.terminal import Lines
 from ltxops.models.xet import XetFailed, bring_by_xet
 
@@ -148,6 +149,7 @@ def sync_with_xet(xet: XetHub, root: Path) -> Report:
         wait_seconds=0,
         show=Reporter().add(Lines()),
         limits=Limits(stall_seconds=3, xet=True),
+        still_wanted=models,
     )
 
 

@@ -5,7 +5,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from ltxops.cli.model_options import add_options
+from ltxops.cli.model_options import add_options, open_store
 from ltxops.cli.output import Subparsers, add_command, emit
 from ltxops.units import format_bytes
 
@@ -32,10 +32,9 @@ def _status(args: argparse.Namespace) -> int:
     from ltxops.models import lock, overlay
     from ltxops.models.overview import look
     from ltxops.models.plan import State
-    from ltxops.models.store import Store
 
     wanted = overlay.load(args.manifest)
-    store = Store(args.root)
+    store = open_store(args)
     names = [args.profile] if args.profile is not None else list(wanted.profiles)
     seen = look(store, wanted, names, lock.load(wanted))
     result = {

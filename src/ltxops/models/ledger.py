@@ -58,7 +58,9 @@ class Ledger:
             pass
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             self.files, self.resolved = {}, {}
-            self.problem = f"{path} cannot be used ({error}); every file is hashed again"
+            self.problem = (
+                f"{path} cannot be used ({error}); no file counts as proven before a sync has hashed it"
+            )
 
     def prove(self, dest: str, proof: Proof) -> None:
         """Record the proof of a file that lies under its final name, and save."""

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ltxops.models.lock import LockedModel, missing_from
-from ltxops.models.manifest import Manifest, Model
+from ltxops.models.manifest import Manifest
+from ltxops.models.model import Model
 from ltxops.models.plan import State, Wanted, files_of_profiles
 from ltxops.models.store import Store
 
