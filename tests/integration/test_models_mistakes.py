@@ -1,6 +1,7 @@
 """Mistakes of an operator: one sentence that says what is wrong, the right exit code, and nothing lost."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -94,6 +95,26 @@ def test_a_disk_that_may_not_be_written_keeps_what_it_has(
         options = ("--manifest", disk / "models.yaml", "--hub", hub.url)
         added = ltxops("add", "owner/open:deep/open.safetensors", *options, "--name", "mine", home=home)
         assert "cannot be written to" in sentence(added, 2)
+
+
+def test_what_belongs_to_somebody_else_is_named(hub: RunningHub, root: Path, home: Path) -> None:
+    run_sync(hub, root, "one")
+    for path in (root, *root.rglob("*")):
+        os.chown(path, 65534, 65534)
+
+    def without_privileges(verb: str, where: Path) -> Result:
+        options = ("--manifest", hub.manifest_path, "--profile", "one", "--root", where)
+        # Root without its capabilities is a user like any other.
+        plain = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command(verb, *options)]
+        return subprocess.run(plain, env=clean_environment(home), capture_output=True, text=True, timeout=60)
+
+    assert without_privileges("verify", root).returncode == 0
+    assert f"{root}/.ltxops/lock: Permission denied" in sentence(without_privileges("sync", root), 1)
+    assert "cannot be used: Permission denied" in sentence(without_privileges("sync", root / "new"), 2)
+    (root / "loras").chmod(0o700)
+    assert f"{root / LORA}: Permission denied" in sentence(without_privileges("verify", root), 1)
+    root.chmod(0o700)
+    assert "Permission denied; check its owner" in sentence(without_privileges("sync", root), 1)
 
 
 def test_a_disk_without_a_byte_left_is_too_small(hub: RunningHub, tmp_path: Path) -> None:

@@ -57,13 +57,16 @@ def test_status_shows_every_profile_and_what_is_on_its_way(hub: RunningHub, root
     one, everything, gated = seen["profiles"]
     assert (one["profile"], one["files"], one["files_present"], one["size"]) == ("one", 1, 0, size)
     assert everything["files"] == everything["files_present"] + 1
-    assert gated["files"] == 0 and seen["unresolved"] == ["gated"]
+    assert gated["files"] == 0 and gated["unresolved"] == seen["unresolved"] == ["gated"]
     text = run(hub, root, "status").stdout
     percent = 100 * (size // 2) // size
     assert f"arriving   {percent}%" in text and "present   100%" in text
     assert "profile one: 0 of 1 files, 0 B of " in text
     assert "unknown      ?          ?  loras/ (gated: not locked, not fetched yet)" in text
+    assert "profile gated: 0 of 0 files, 0 B of 0 B, not counting what is unknown: gated\n" in text
     assert text.rstrip().endswith("free")
+    elsewhere = run(hub, root / "typo", "status")
+    assert elsewhere.stdout.rstrip().endswith(f"free; there is no {root / 'typo'} yet")
     assert told(run(hub, root, "status", "--profile", "one", "--json"))["profiles"] == [one]
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ltxops.errors import BadInput
+from ltxops.models.durable import reason
 
 
 def read_token(path: Path, option: str = "--token-file") -> str:
@@ -10,7 +11,7 @@ def read_token(path: Path, option: str = "--token-file") -> str:
     try:
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{option} {path} cannot be read: {error}") from error
+        raise BadInput(f"{option} {path} cannot be read: {reason(error)}") from error
     if not token:
         raise BadInput(f"{option} {path} is empty; put the token into it, or leave the option out")
     require_sendable(token, f"{option} {path}")

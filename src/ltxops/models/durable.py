@@ -24,7 +24,12 @@ def explained(error: OSError, where: Path | None = None) -> LtxopsError:
     place = error.filename or where or "the operating system"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull(f"{place}: the disk is full; free some space and run again: nothing is lost")
-    return CheckFailed(f"{place}: {error.strerror or error}; check its owner, mode and disk")
+    return CheckFailed(f"{place}: {reason(error)}; check its owner, mode and disk")
+
+
+def reason(error: Exception) -> str:
+    """Return what went wrong in words alone: the message around it names the file already."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def sync_folder(folder: Path) -> None:

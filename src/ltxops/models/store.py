@@ -34,7 +34,7 @@ class Store:
             raise BadInput(
                 f"--root {root}: {_nearest(self.root)} is not a folder; give ComfyUI's models folder"
             )
-        if (self.root / "main.py").is_file() and (self.root / "models").is_dir():
+        if _is_comfyui(self.root):
             raise BadInput(f"--root {root} is ComfyUI itself; give its models folder, {root}/models")
         #: The store's own folder.
         self.state = self.root / STATE_FOLDER
@@ -223,6 +223,13 @@ class Store:
             raise BadInput(
                 f"{existing} is on another file system than {self.root}; mount the whole root instead"
             )
+
+
+def _is_comfyui(root: Path) -> bool:
+    # A folder that cannot be looked into is none; that is told when something is wanted of it.
+    with contextlib.suppress(PermissionError):
+        return (root / "main.py").is_file() and (root / "models").is_dir()
+    return False
 
 
 def _nearest(path: Path) -> Path:
