@@ -1,10 +1,16 @@
 """`ltxops models add`: one file more, by what people have at hand."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ltxops.cli.model_options import add_options, hub_maker, hub_token, hub_urls, reserve_bytes
+from ltxops.cli.model_options import (
+    add_options,
+    hub_maker,
+    hub_token,
+    hub_urls,
+    path_argument,
+    reserve_bytes,
+)
 from ltxops.cli.output import Subparsers, add_command, emit
 from ltxops.errors import BadInput
 from ltxops.units import format_bytes
@@ -30,7 +36,7 @@ def add_verb(verbs: Subparsers) -> None:
     )
     add_options(manifest=(add,), hub=(add,), jobs=(add,), disk=(add,), wait=(add,))
     add.add_argument(
-        "--root", type=Path, metavar="DIR", help="bring it to this models folder of ComfyUI, too"
+        "--root", type=path_argument, metavar="DIR", help="bring it to this models folder of ComfyUI, too"
     )
     add.add_argument(
         "--dest",

@@ -37,13 +37,17 @@ def add_options(
     """Add each group of options to the commands that have it."""
     for command in manifest:
         command.add_argument(
-            "--manifest", type=Path, default=Path("models.yaml"), metavar="FILE", help="default: models.yaml"
+            "--manifest",
+            type=path_argument,
+            default=Path("models.yaml"),
+            metavar="FILE",
+            help="default: models.yaml",
         )
     for command in profile:
         command.add_argument("--profile", required=True, metavar="NAME", help="a profile of the manifest")
     for command in root:
         command.add_argument(
-            "--root", type=Path, required=True, metavar="DIR", help="ComfyUI's models folder"
+            "--root", type=path_argument, required=True, metavar="DIR", help="ComfyUI's models folder"
         )
     for command in hub:
         command.add_argument(
@@ -172,6 +176,13 @@ def hub_token(args: argparse.Namespace) -> str | None:
 def reserve_bytes(args: argparse.Namespace) -> int:
     """Return how much of the disk is to stay free."""
     return parse_size(args.reserve, "--reserve", zero=True)
+
+
+def path_argument(text: str) -> Path:
+    """Parse a path. Raises ArgumentTypeError for an empty one, which would mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; is a variable of your shell not set?")
+    return Path(text)
 
 
 def _positive(text: str) -> int:
