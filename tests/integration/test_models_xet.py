@@ -133,7 +133,7 @@ def test_the_token_of_the_hub_goes_to_no_other_host(xet: XetHub, tmp_path: Path)
     assert ("GET", "/xet-token") not in xet.hub.requests
 
 
-def sync_with_xet(xet: XetHub, root: Path) -> Report:
+def sync_with_xet(xet: XetHub, root: Path, stall_seconds: float = 60) -> Report:
     wanted = manifest.load(xet.hub.manifest_path)
     models = [wanted.models["open"]]
     hub = Hub(xet.hub.url, None, attempts=3, backoff_seconds=0.01)
@@ -147,7 +147,7 @@ def sync_with_xet(xet: XetHub, root: Path) -> Report:
         jobs=2,
         wait_seconds=0,
         show=Reporter().add(Lines()),
-        limits=Limits(stall_seconds=3, xet=True),
+        limits=Limits(stall_seconds=stall_seconds, xet=True),
     )
 
 
@@ -164,7 +164,7 @@ def test_a_sync_goes_on_by_plain_http_where_xet_hangs_and_says_so(
 ) -> None:  # R27
     xet.hang = True
     root = tmp_path / "root"
-    report = sync_with_xet(xet, root)
+    report = sync_with_xet(xet, root, stall_seconds=3)
     assert hashlib.sha256((root / report.fetched[0]).read_bytes()).hexdigest() == xet.sha256
     assert "Xet brought no byte for 3 s; going on by plain HTTP" in capsys.readouterr().err
     assert list((root / ".ltxops/incoming").iterdir()) == []
