@@ -69,7 +69,7 @@ def test_ranges_are_a_share_of_what_is_left(left: int, connections: int, expecte
 
 def rates(pace: Pace, each: float, whole: float, decisions: int) -> list[int]:
     """Decide again and again where a connection brings `each` and the line `whole` at most."""
-    return [pace.decide(min(pace.connections * each, whole)) for _ in range(decisions)]
+    return [pace.decide(min(pace.connections * each, whole), busy=False) for _ in range(decisions)]
 
 
 def test_connections_double_while_each_brings_its_share() -> None:
@@ -87,8 +87,15 @@ def test_a_step_that_brings_nothing_is_taken_back_and_tried_again_much_later() -
 
 def test_a_slow_start_of_the_last_step_is_enough() -> None:
     pace = Pace(32)
-    pace.decide(100.0)
-    assert pace.decide(130.0) == 16
+    pace.decide(100.0, busy=False)
+    assert pace.decide(130.0, busy=False) == 16
+
+
+def test_no_step_is_tried_while_the_processors_are_busy_and_one_that_did_not_pay_is_taken_back() -> None:
+    pace = Pace(32)
+    assert [pace.decide(40e6 * 4, busy=True) for _ in range(3)] == [4, 4, 4]
+    assert pace.decide(40e6 * 4, busy=False) == 8
+    assert pace.decide(40e6 * 4, busy=True) == 4
 
 
 def test_a_refusal_ends_the_growth_for_a_while() -> None:
