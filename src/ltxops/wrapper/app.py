@@ -40,13 +40,16 @@ _REFUSED: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The request is wrong, or ComfyUI refused the graph"},
     409: {"model": ErrorBody, "description": "The request_id belongs to a job with another body"},
     413: {"model": ErrorBody, "description": "The body is too large"},
+    502: {"model": ErrorBody, "description": "ComfyUI answers, but not to this"},
     503: {"model": ErrorBody, "description": "No ComfyUI answers, or the queue is full; see Retry-After"},
+    507: {"model": ErrorBody, "description": "The disk of the outputs has no room for another job"},
 }
 _ENDED: dict[int | str, dict[str, Any]] = {
     **_REFUSED,
     422: {"model": Envelope, "description": "The generation failed, or the job was cancelled"},
     500: {"model": Envelope, "description": "The wrapper itself failed on the job"},
-    502: {"model": Envelope, "description": "ComfyUI was lost in mid-job, or an upload failed"},
+    502: {"model": Envelope | ErrorBody, "description": "ComfyUI was lost in mid-job, or an upload failed"},
+    507: {"model": Envelope | ErrorBody, "description": "The disk of the outputs has no room for the job"},
 }
 _UNKNOWN: dict[int | str, dict[str, Any]] = {
     400: _REFUSED[400],
@@ -133,7 +136,6 @@ def _add_generate(app: FastAPI, jobs: Jobs, deliverer: Deliverer, bodies: Bodies
         responses={
             200: {"model": Accepted, "description": "The job has ended already"},
             **_REFUSED,
-            502: {"model": ErrorBody, "description": "ComfyUI answers, but not to this"},
         },
         openapi_extra=_BODY,
     )
@@ -210,11 +212,12 @@ def _add_host(app: FastAPI, jobs: Jobs, backends: Backends, metrics: Metrics) ->
         responses={503: {"model": Health, "description": "No ComfyUI takes jobs"}},
     )
     async def health() -> StrictJSON:
-        healthy = backends.healthy()
+        healthy, disk = backends.healthy(), await jobs.room.look()
         report = Health(
-            status="ok" if healthy else "unavailable",
+            status="unavailable" if not healthy else "ok" if disk.error is None else "degraded",
             backends=backends.report(),
             jobs=JobCounts(**jobs.counts()),
+            disk=disk,
         )
         return StrictJSON(report.model_dump(), 200 if healthy else 503)
 

@@ -153,12 +153,23 @@ class JobCounts(BaseModel):
     running: int
 
 
+class DiskHealth(BaseModel):
+    """The disk that outputs go to."""
+
+    free_bytes: int | None = Field(description="null where the disk cannot be asked")
+    min_free_bytes: int = Field(description="Below this no job is taken or begun (507)")
+    error: str | None = Field(description="Why no job is taken or begun now")
+
+
 class Health(BaseModel):
     """Answer of `GET /health`."""
 
-    status: Literal["ok", "unavailable"]
+    status: Literal["ok", "degraded", "unavailable"] = Field(
+        description="degraded: results are answered, and new jobs refused until the disk has room again"
+    )
     backends: list[BackendHealth]
     jobs: JobCounts
+    disk: DiskHealth
 
 
 class QueueInfo(JobCounts):
