@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from ltxops import __version__
+from ltxops.generation import workflows
 from ltxops.wrapper.answers import Bodies, StrictJSON
 from ltxops.wrapper.apidocs import add_docs_page
 from ltxops.wrapper.backends import Backends
@@ -55,12 +56,39 @@ _UNKNOWN: dict[int | str, dict[str, Any]] = {
     400: _REFUSED[400],
     404: {"model": ErrorBody, "description": "No such job"},
 }
+#: What can be asked of a job next.
+_LINKS = {
+    "links": {
+        name: {
+            "operationRef": f"#/paths/~1{name}~1{{request_id}}/{method}",
+            "parameters": {"request_id": "$response.body#/id"},
+        }
+        for name, method in (("result", "get"), ("cancel", "post"))
+    }
+}
 _BODY = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": request_body_schema()}}}
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": request_body_schema(),
+                # It needs no weights, so that it runs on every host.
+                "example": {"input": {"workflow_json": workflows.fill("check")}},
+            }
+        },
+    }
+}
+_EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["status", "node", "progress", "result", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["event", "data"],
 }
 _EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"itemSchema": _EVENT}},
         "description": "Events `status`, `node`, `progress`, and at the end `result` with the envelope",
     }
 }
@@ -116,7 +144,7 @@ def _add_generate(app: FastAPI, jobs: Jobs, deliverer: Deliverer, bodies: Bodies
         "/generate/sync",
         summary="Run a workflow and wait for its result",
         response_model=Envelope,
-        responses=_ENDED,
+        responses={200: _LINKS, **_ENDED},
         openapi_extra=_BODY,
     )
     async def generate_sync(request: Request) -> StrictJSON:
@@ -134,7 +162,8 @@ def _add_generate(app: FastAPI, jobs: Jobs, deliverer: Deliverer, bodies: Bodies
         status_code=202,
         response_model=Accepted,
         responses={
-            200: {"model": Accepted, "description": "The job has ended already"},
+            200: {"model": Accepted, "description": "The job has ended already", **_LINKS},
+            202: _LINKS,
             **_REFUSED,
         },
         openapi_extra=_BODY,
