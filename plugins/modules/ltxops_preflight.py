@@ -70,6 +70,7 @@ REQUIREMENTS: dict[str, Any] = {
     "strict": {"type": "bool"},
     "gpu_required": {"type": "bool"},
     "commands": {"type": "dict"},
+    "refusal_of_wrapper": {"type": "str"},
     "smoke_cases": {"type": "list", "elements": "str", "choices": ["check", "distilled", "two-stage"]},
     "files": {"type": "list", "elements": "dict"},
     "ports": {
@@ -225,6 +226,8 @@ def judge_settings(need: dict[str, Any], token: str | None) -> Iterator[Problem]
             f"gateway_token has {len(token)} characters, or one that a header cannot carry: give 16 to "
             "512 of A-Z a-z 0-9 . _ ~ + / = -, or leave it out and one is made",
         )
+    if need["refusal_of_wrapper"]:
+        yield Problem(2, f"wrapper_environment: {need['refusal_of_wrapper']}")
     if not re.fullmatch(r"auto|[1-9]|1[0-6]", need["comfyui_gpus"]):
         yield Problem(2, f"comfyui_gpus is {need['comfyui_gpus']}: give auto, or a number from 1 to 16")
     for name in ("workspace", "home", "run_dir"):
