@@ -82,8 +82,8 @@ def ours(supervisor_socket: str, nginx_pidfile: str, folder: str | None = None) 
 def outlasted(supervisor_socket: str, patience_seconds: float) -> bool:
     """Wait until nobody listens on this socket; say whether somebody still does when patience ends.
 
-    A supervisord that is told to shut down refuses every call at once, and holds its socket until its programs
-    have stopped: one started meanwhile gives up.
+    A supervisord that is told to shut down refuses every call at once, and holds its socket until its
+    programs have stopped: one started meanwhile gives up.
     """
     deadline = time.monotonic() + patience_seconds
     while listened_to(supervisor_socket):
@@ -124,4 +124,4 @@ def stop(
 
 
 if __name__ == "__main__":
-    print(len(stop(*sys.argv[1:])))
+    print(len(stop(sys.argv[1], sys.argv[2], sys.argv[3])))
