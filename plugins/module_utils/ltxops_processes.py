@@ -82,8 +82,8 @@ def ours(supervisor_socket: str, nginx_pidfile: str, folder: str | None = None) 
 def outlasted(supervisor_socket: str, patience_seconds: float) -> bool:
     """Wait until nobody listens on this socket; say whether somebody still does when patience ends.
 
-    A supervisord that is told to shut down refuses every call at once, and holds its socket until its programs
-    have stopped: one started meanwhile gives up.
+    A supervisord that is told to shut down refuses every call at once, and holds its socket until its
+    programs have stopped: one started meanwhile gives up.
     """
     deadline = time.monotonic() + patience_seconds
     while listened_to(supervisor_socket):
@@ -91,6 +91,25 @@ def outlasted(supervisor_socket: str, patience_seconds: float) -> bool:
             return True
         time.sleep(0.1)
     return False
+
+
+#: What supervisord is asked (http://supervisord.org/api.html): one that is stopping answers with a fault.
+QUESTION = b"<methodCall><methodName>supervisor.getPID</methodName></methodCall>"
+ANSWER_SECONDS = 10.0
+
+
+def answers(path: str) -> bool:
+    """Say whether the supervisord on the Unix socket `path` takes calls; one that is stopping does not."""
+    request = b"POST /RPC2 HTTP/1.0\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n\r\n" % len(QUESTION)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(ANSWER_SECONDS)
+        try:
+            connection.connect(path)
+            connection.sendall(request + QUESTION)
+            reply = b"".join(iter(lambda: connection.recv(4096), b""))
+        except OSError:
+            return False
+    return b"<methodResponse>" in reply and b"<fault>" not in reply
 
 
 def listened_to(path: str) -> bool:
