@@ -75,7 +75,7 @@ def provision(hosts: Path, manifest: Path, hub: str) -> Run:
         "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
         "ANSIBLE_CALLBACKS_ENABLED": "verdict,durations",
         # A connection that an earlier run left open would be a start that no operator has.
-        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(hosts.parent / f"connections-{time.monotonic_ns()}"),
+        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(hosts.parent / f"c{time.monotonic_ns() % 10**6}"),
     }
     begin = time.monotonic()
     done = subprocess.run(
