@@ -93,6 +93,25 @@ def outlasted(supervisor_socket: str, patience_seconds: float) -> bool:
     return False
 
 
+#: What supervisord is asked (http://supervisord.org/api.html): one that is stopping answers with a fault.
+QUESTION = b"<methodCall><methodName>supervisor.getPID</methodName></methodCall>"
+ANSWER_SECONDS = 10.0
+
+
+def answers(path: str) -> bool:
+    """Say whether the supervisord on the Unix socket `path` takes calls; one that is stopping does not."""
+    request = b"POST /RPC2 HTTP/1.0\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n\r\n" % len(QUESTION)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(ANSWER_SECONDS)
+        try:
+            connection.connect(path)
+            connection.sendall(request + QUESTION)
+            reply = b"".join(iter(lambda: connection.recv(4096), b""))
+        except OSError:
+            return False
+    return b"<methodResponse>" in reply and b"<fault>" not in reply
+
+
 def listened_to(path: str) -> bool:
     """Say whether somebody accepts connections on the Unix socket `path`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
