@@ -1,9 +1,10 @@
-"""`ltxops wrapper serve`: the API service in front of ComfyUI."""
+"""`ltxops wrapper serve`: the API service in front of ComfyUI; the other verbs are in drain.py."""
 
 import argparse
 import os
 from pathlib import Path
 
+from ltxops.cli import drain
 from ltxops.cli.output import Subparsers, add_command, emit
 
 
@@ -11,6 +12,7 @@ def register(nouns: Subparsers) -> None:
     """Add this noun's verbs."""
     noun = nouns.add_parser("wrapper", help="the API service in front of ComfyUI")
     verbs = noun.add_subparsers(metavar="VERB", required=True)
+    drain.register(verbs)
     serve = add_command(
         verbs,
         "serve",
@@ -82,6 +84,7 @@ def register(nouns: Subparsers) -> None:
 
 def _serve(args: argparse.Namespace) -> int:
     from ltxops.wrapper.backends import parse_backends
+    from ltxops.wrapper.drain import NAME
     from ltxops.wrapper.serve import Settings, serve
     from ltxops.wrapper.settings import JobSettings
 
@@ -97,6 +100,7 @@ def _serve(args: argparse.Namespace) -> int:
                 max_waiting=args.max_waiting,
                 deadline_seconds=args.job_timeout,
                 retry_lost=args.on_backend_loss == "retry",
+                drain_file=args.state.absolute() / NAME,
             ),
             backend_timeout_seconds=args.backend_timeout,
             max_body_bytes=args.max_body_bytes,

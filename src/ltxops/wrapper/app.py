@@ -40,7 +40,7 @@ _REFUSED: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The request is wrong, or ComfyUI refused the graph"},
     409: {"model": ErrorBody, "description": "The request_id belongs to a job with another body"},
     413: {"model": ErrorBody, "description": "The body is too large"},
-    503: {"model": ErrorBody, "description": "No ComfyUI answers, or the queue is full; see Retry-After"},
+    503: {"model": ErrorBody, "description": "No ComfyUI answers, the queue is full, or the host drains"},
 }
 _ENDED: dict[int | str, dict[str, Any]] = {
     **_REFUSED,
@@ -220,7 +220,9 @@ def _add_host(app: FastAPI, jobs: Jobs, backends: Backends, metrics: Metrics) ->
 
     @app.get("/queue-info", summary="Say how much there is to do", response_model=QueueInfo)
     async def queue_info() -> StrictJSON:
-        info = QueueInfo(**jobs.counts(), limit=jobs.limit, backends=backends.report())
+        info = QueueInfo(
+            **jobs.counts(), limit=jobs.limit, draining=jobs.draining(), backends=backends.report()
+        )
         return StrictJSON(info.model_dump())
 
     @app.get("/metrics", summary="For Prometheus", response_class=Response)

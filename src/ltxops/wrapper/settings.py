@@ -9,7 +9,7 @@ class JobSettings:
     """Where files go, how many jobs may wait, and how long each may take from its arrival on.
 
     `input_directory` is where ComfyUI takes files from, None when this host does not say. With `retry_lost` a
-    job that was lost with its ComfyUI, or with its GPU, is run once more.
+    job that was lost with its ComfyUI, or with its GPU, is run once more. `drain_file`: see drain.py.
     """
 
     output_directory: Path
@@ -17,3 +17,4 @@ class JobSettings:
     deadline_seconds: float
     input_directory: Path | None = None
     retry_lost: bool = False
+    drain_file: Path | None = None
