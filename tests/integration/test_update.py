@@ -22,8 +22,18 @@ BROKEN = f"""
     if "--cpu" not in sys.argv:
         sys.exit("this version does not run on this GPU")
 {GOOD}"""
-#: Runs until it is interrupted, however long everything before the drain takes.
-ENDLESS = graph(400_000, "video/endless", 2048)
+#: Runs until it is interrupted, however long everything before the drain takes: one long video after another.
+ENDLESS = {
+    f"{number}{node}": {
+        **content,
+        "inputs": {
+            name: [f"{number}{value[0]}", *value[1:]] if isinstance(value, list) else value
+            for name, value in content["inputs"].items()
+        },
+    }
+    for number in range(50)
+    for node, content in graph(4000, f"video/endless-{number}", 2048).items()
+}
 KEPT = ("output/mine/clip.mp4", "input/mine.png", "user/default/comfy.settings.json")
 
 
