@@ -1,4 +1,4 @@
-"""`ltxops wrapper serve`, the API service in front of ComfyUI, and `wrapper check` for its settings."""
+"""`ltxops wrapper serve` and `wrapper check`; the other verbs are in drain.py."""
 
 import argparse
 import json
@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from ltxops.cli import drain
 from ltxops.cli.output import Subparsers, add_command, emit
 from ltxops.errors import BadInput
 
@@ -14,6 +15,7 @@ def register(nouns: Subparsers) -> None:
     """Add this noun's verbs."""
     noun = nouns.add_parser("wrapper", help="the API service in front of ComfyUI")
     verbs = noun.add_subparsers(metavar="VERB", required=True)
+    drain.register(verbs)
     serve = add_command(
         verbs,
         "serve",
@@ -118,6 +120,7 @@ def _check(args: argparse.Namespace) -> int:
 def _serve(args: argparse.Namespace) -> int:
     from ltxops.units import parse_size
     from ltxops.wrapper.backends import parse_backends
+    from ltxops.wrapper.drain import NAME
     from ltxops.wrapper.serve import Settings, serve
     from ltxops.wrapper.settings import JobSettings
 
@@ -134,6 +137,7 @@ def _serve(args: argparse.Namespace) -> int:
                 deadline_seconds=args.job_timeout,
                 min_free_bytes=parse_size(args.min_free, "--min-free"),
                 retry_lost=args.on_backend_loss == "retry",
+                drain_file=args.state.absolute() / NAME,
             ),
             backend_timeout_seconds=args.backend_timeout,
             max_body_bytes=args.max_body_bytes,

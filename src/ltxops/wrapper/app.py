@@ -42,7 +42,7 @@ _REFUSED: dict[int | str, dict[str, Any]] = {
     409: {"model": ErrorBody, "description": "The request_id belongs to a job with another body"},
     413: {"model": ErrorBody, "description": "The body is too large"},
     502: {"model": ErrorBody, "description": "ComfyUI answers, but not to this"},
-    503: {"model": ErrorBody, "description": "No ComfyUI answers, or the queue is full; see Retry-After"},
+    503: {"model": ErrorBody, "description": "No ComfyUI answers, the queue is full, or the host drains"},
     507: {"model": ErrorBody, "description": "The disk of the outputs has no room for another job"},
 }
 _ENDED: dict[int | str, dict[str, Any]] = {
@@ -252,7 +252,9 @@ def _add_host(app: FastAPI, jobs: Jobs, backends: Backends, metrics: Metrics) ->
 
     @app.get("/queue-info", summary="Say how much there is to do", response_model=QueueInfo)
     async def queue_info() -> StrictJSON:
-        info = QueueInfo(**jobs.counts(), limit=jobs.limit, backends=backends.report())
+        info = QueueInfo(
+            **jobs.counts(), limit=jobs.limit, draining=jobs.draining(), backends=backends.report()
+        )
         return StrictJSON(info.model_dump())
 
     @app.get("/metrics", summary="For Prometheus", response_class=Response)

@@ -17,6 +17,7 @@ from ltxops.wrapper import envelope
 from ltxops.wrapper.backends import Backends
 from ltxops.wrapper.database import LeftOver
 from ltxops.wrapper.deliverer import Deliverer
+from ltxops.wrapper.drain import draining
 from ltxops.wrapper.envelope import Outcome
 from ltxops.wrapper.execute import Executor
 from ltxops.wrapper.generate import Generator
@@ -56,7 +57,8 @@ class Jobs:
         self._backends = backends
         self._deliverer = deliverer
         self.limit = settings.max_waiting + len(backends.all)
-        self._slots = Slots(backends, self._moved)
+        self._drain_file = settings.drain_file
+        self._slots = Slots(backends, self._moved, self.draining)
         self.room = Room(settings.output_directory, settings.min_free_bytes)
         executor = Executor(store, backends, self._slots, self.room, settings.deadline_seconds)
         self._generator = Generator(store, executor, deliverer, settings)
@@ -76,6 +78,10 @@ class Jobs:
             self._active[job.id] = job
             job.task = asyncio.create_task(self._bring(job, self._resume(job, left)))
             log.info("job %s is taken up again", job.id)
+
+    def draining(self) -> bool:
+        """Tell whether this host takes no jobs for a while."""
+        return draining(self._drain_file)
 
     def counts(self) -> dict[str, int]:
         """Return how many jobs wait and how many are worked on."""
@@ -230,6 +236,8 @@ class Jobs:
         """Count `job` in, whose body has `size` bytes, or raise Refused(503)."""
         if self._stopping:
             raise _stopping(job.id)
+        if self.draining():
+            raise Refused(503, "draining", "this host takes no new jobs while it is updated; try again later")
         if sum(other.counted for other in self._active.values()) >= self.limit:
             raise Refused(
                 503,

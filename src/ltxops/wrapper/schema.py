@@ -195,6 +195,7 @@ class QueueInfo(JobCounts):
     """Answer of `GET /queue-info`."""
 
     limit: int = Field(description="Unfinished jobs that there may be before more are refused (503)")
+    draining: bool = Field(description="Whether new jobs are refused (503) while the host is updated")
     backends: list[BackendHealth]
 
 

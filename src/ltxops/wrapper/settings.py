@@ -10,7 +10,7 @@ class JobSettings:
 
     `input_directory` is where ComfyUI takes files from, None when this host does not say. With `retry_lost` a
     job that was lost with its ComfyUI, or with its GPU, is run once more. No job begins with less than
-    `min_free_bytes` on the disk of the outputs.
+    `min_free_bytes` on the disk of the outputs. `drain_file`: see drain.py.
     """
 
     output_directory: Path
@@ -19,3 +19,4 @@ class JobSettings:
     min_free_bytes: int = 0
     input_directory: Path | None = None
     retry_lost: bool = False
+    drain_file: Path | None = None

@@ -13,11 +13,20 @@ JOBS_PER_BACKEND = 1
 
 
 class Slots:
-    """The places in front of the GPUs. `on_move` is called for each job whose place in the queue changes."""
+    """The places in front of the GPUs. `on_move` is called for each job whose place in the queue changes.
 
-    def __init__(self, backends: Backends, on_move: Callable[[str, int], None]) -> None:
+    While `held` says so, nobody gets a place.
+    """
+
+    def __init__(
+        self,
+        backends: Backends,
+        on_move: Callable[[str, int], None],
+        held: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._backends = backends
         self._on_move = on_move
+        self._held = held
         self._waiting: dict[str, asyncio.Future[Backend]] = {}
         backends.on_change = self.fill
 
@@ -77,7 +86,7 @@ class Slots:
 
     def _take(self) -> Backend | None:
         free = [one for one in self._backends.usable() if one.active < JOBS_PER_BACKEND]
-        if not free:
+        if not free or self._held():
             return None
         free[0].active += 1
         return free[0]
