@@ -77,10 +77,9 @@ class Host:
     def make(self, workspace_mib: int = 0, gpus: int = 0) -> None:
         """Lay out its folder; a workspace of its own size, and an nvidia-smi, where they are asked for."""
         site = self.folder / "site"
-        for name in ("upper", "work", "root", "site/root/.ssh", "site/etc/ssh", "site/usr/bin"):
+        for name in ("upper", "work", "root", "site/etc/ssh", "site/usr/bin"):
             (self.folder / name).mkdir(parents=True)
-        (site / "root/.ssh").chmod(0o700)
-        shutil.copy(self.key.with_suffix(".pub"), site / "root/.ssh/authorized_keys")
+        shutil.copy(self.key.with_suffix(".pub"), site / "etc/ssh/lab_keys")
         host_key = site / "etc/ssh/ssh_host_ed25519_key"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", host_key], check=True)
         with self.known_hosts.open("a") as known:
