@@ -92,7 +92,6 @@ class Control:
     def __init__(self, lab: Lab, **settings: Any) -> None:
         self.lab = lab
         self.settings = settings
-        self._runs = 0
 
     def begin(self, *arguments: str, hosts: Iterable[str] = (), **settings: Any) -> Running:
         """Start provision.yml on some hosts of the lab, without any on all."""
@@ -101,9 +100,9 @@ class Control:
         limit = ["--limit", ",".join(hosts)] if hosts else []
         given = ["-e", json.dumps({**self.settings, **settings})]
         command = [ANSIBLE_PLAYBOOK, "-i", str(inventory), "provision.yml", *limit, *given, *arguments]
-        self._runs += 1
         environment = {**os.environ, "ANSIBLE_CONFIG": str(REPO / "ansible.cfg")}
-        return Running(command, environment, self.lab.folder / f"run-{self._runs}.log")
+        runs = len(list(self.lab.folder.glob("run-*.log")))
+        return Running(command, environment, self.lab.folder / f"run-{runs + 1}.log")
 
     def provision(self, *arguments: str, hosts: Iterable[str] = (), **settings: Any) -> Outcome:
         return self.begin(*arguments, hosts=hosts, **settings).end()
