@@ -36,12 +36,20 @@ options:
     description: A file that is there when the ltxops package is installed as it should be.
     type: path
     required: true
+  unfinished:
+    description: A file that is there while packages are being installed, also after that was cut off.
+    type: path
+    required: true
 author: ["the ltxops maintainers"]
 """
 
 EXAMPLES = r"""
 - name: See what is missing
-  ltxops_system: {packages: [git], users: [ltxops], groups: [ltxops], stamp: /opt/ltxops/venv/.installed}
+  ltxops_system:
+    packages: [git]
+    users: [ltxops]
+    stamp: /opt/ltxops/venv/.installed
+    unfinished: /var/lib/ltxops/packages-unfinished
 """
 
 RETURN = r"""
@@ -50,6 +58,10 @@ packages:
   returned: always
   type: list
   elements: str
+system:
+  description: Whether any of these is missing, or an install was cut off.
+  returned: always
+  type: bool
 installed:
   description: Whether the stamp is there.
   returned: always
@@ -76,6 +88,7 @@ def main() -> None:
                 for name in ("packages", "users", "groups")
             },
             "stamp": {"type": "path", "required": True},
+            "unfinished": {"type": "path", "required": True},
         },
         supports_check_mode=True,
     )
@@ -91,8 +104,9 @@ def main() -> None:
         "groups": [name for name in groups if not is_group(name)],
     }
     installed = Path(module.params["stamp"]).exists()
-    changed = module.check_mode and (not installed or any(lacking.values()))
-    module.exit_json(changed=changed, installed=installed, **lacking)
+    system = any(lacking.values()) or Path(module.params["unfinished"]).exists()
+    changed = module.check_mode and (not installed or system)
+    module.exit_json(changed=changed, installed=installed, system=system, **lacking)
 
 
 if __name__ == "__main__":
