@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.ltxops_accounts import is_group, is_user
@@ -50,11 +51,27 @@ packages:
   returned: always
   type: list
   elements: str
+interrupted:
+  description: Whether an installation of packages was cut off and left dpkg's journal or policy-rc.d.
+  returned: always
+  type: bool
 installed:
   description: Whether the stamp is there.
   returned: always
   type: bool
 """
+
+
+#: dpkg's journal, empty unless it was cut off; and what the module apt puts into policy-rc.d while it works.
+_JOURNAL = Path("/var/lib/dpkg/updates")
+_POLICY, _POLICY_TEXT = Path("/usr/sbin/policy-rc.d"), "#!/bin/sh\nexit 101"
+
+
+def was_cut_off(journal: Path, policy: Path) -> bool:
+    """Say whether an installation of packages was cut off, by what it leaves."""
+    if journal.is_dir() and any(journal.iterdir()):
+        return True
+    return policy.is_file() and policy.read_text(errors="replace").strip() == _POLICY_TEXT
 
 
 def not_installed(wanted: Iterable[str], listing: str) -> list[str]:
@@ -85,11 +102,12 @@ def main() -> None:
         # It ends with 1 where it does not know a package, and lists the others.
         command = ["dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\\n", *packages]
         listing = module.run_command(command)[1]
-    lacking = {
+    lacking: dict[str, Any] = {
         "packages": not_installed(packages, listing),
         "users": [name for name in users if not is_user(name)],
         "groups": [name for name in groups if not is_group(name)],
     }
+    lacking["interrupted"] = bool(packages) and was_cut_off(_JOURNAL, _POLICY)
     installed = Path(module.params["stamp"]).exists()
     changed = module.check_mode and (not installed or any(lacking.values()))
     module.exit_json(changed=changed, installed=installed, **lacking)
