@@ -117,7 +117,7 @@ async def websockets(port: int, count: int) -> int:
         held = [await session.ws_connect(url) for _ in range(count)]
         await asyncio.sleep(HOLD_SECONDS)
 
-        async def answers(one: aiohttp.ClientWebSocketResponse) -> bool:
+        async def answers(one: "aiohttp.ClientWebSocketResponse[bool]") -> bool:
             await one.send_str("still there")
             return await one.receive_str(timeout=30) == "still there"
 

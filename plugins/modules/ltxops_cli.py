@@ -30,6 +30,9 @@ options:
   user:
     description: User that the command runs as, when the module runs as root.
     type: str
+  input:
+    description: What the command reads, as one JSON object. With secrets in it, the task needs C(no_log).
+    type: dict
 author: ["the ltxops maintainers"]
 """
 
@@ -104,6 +107,7 @@ def main() -> None:
             "command": {"type": "list", "elements": "str", "required": True},
             "arguments": {"type": "list", "elements": "str", "required": True},
             "user": {"type": "str"},
+            "input": {"type": "dict"},
         },
         supports_check_mode=False,
     )
@@ -114,7 +118,8 @@ def main() -> None:
         )
         module.fail_json(msg=f"{sentence} [ltxops exit 2]", rc=2, result={})
     argv = [*as_user(module.params["user"]), *module.params["command"], *module.params["arguments"], "--json"]
-    exit_code, stdout, stderr = module.run_command(argv)
+    given = module.params["input"]
+    exit_code, stdout, stderr = module.run_command(argv, data=None if given is None else json.dumps(given))
     result = parse_result(stdout)
     if exit_code != 0:
         module.fail_json(msg=sentence_of(result, stderr, exit_code), rc=exit_code, result=result, log=stderr)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.ltxops_processes import ours as our_processes
 from ansible.module_utils.ltxops_risks import RISKS, holes_in, risks_in, versions_of
+from ansible.module_utils.ltxops_tokens import problems as token_problems
 
 DOCUMENTATION = r"""
 module: ltxops_preflight
@@ -30,6 +31,10 @@ options:
   token:
     description: The bearer token an operator gave, if any.
     type: str
+  tokens:
+    description: The named bearer tokens an operator gave.
+    type: dict
+    default: {}
 author: ["the ltxops maintainers"]
 """
 
@@ -70,6 +75,7 @@ REQUIREMENTS: dict[str, Any] = {
     "strict": {"type": "bool"},
     "gpu_required": {"type": "bool"},
     "commands": {"type": "dict"},
+    "refusal_of_wrapper": {"type": "str"},
     "smoke_cases": {"type": "list", "elements": "str", "choices": ["check", "distilled", "two-stage"]},
     "files": {"type": "list", "elements": "dict"},
     "ports": {
@@ -217,14 +223,10 @@ def judge(seen: dict[str, Any], need: dict[str, Any]) -> list[Problem]:
     ]
 
 
-def judge_settings(need: dict[str, Any], token: str | None) -> Iterator[Problem]:
+def judge_settings(need: dict[str, Any]) -> Iterator[Problem]:
     """Settings that can be refused without looking at the host."""
-    if token is not None and not re.fullmatch(r"[A-Za-z0-9._~+/=-]{16,512}", token):
-        yield Problem(
-            2,
-            f"gateway_token has {len(token)} characters, or one that a header cannot carry: give 16 to "
-            "512 of A-Z a-z 0-9 . _ ~ + / = -, or leave it out and one is made",
-        )
+    if need["refusal_of_wrapper"]:
+        yield Problem(2, f"wrapper_environment: {need['refusal_of_wrapper']}")
     if not re.fullmatch(r"auto|[1-9]|1[0-6]", need["comfyui_gpus"]):
         yield Problem(2, f"comfyui_gpus is {need['comfyui_gpus']}: give auto, or a number from 1 to 16")
     for name in ("workspace", "home", "run_dir"):
@@ -345,11 +347,14 @@ def main() -> None:
         argument_spec={
             "requirements": {"type": "dict", "required": True, "options": REQUIREMENTS},
             "token": {"type": "str", "no_log": True},
+            "tokens": {"type": "dict", "default": {}, "no_log": True},
         },
         supports_check_mode=True,
     )
     need = module.params["requirements"]
-    problems = [*judge_settings(need, module.params["token"]), *judge_risks(need)]
+    tokens = {str(name): str(value) for name, value in module.params["tokens"].items()}
+    problems = [Problem(2, sentence) for sentence in token_problems(module.params["token"], tokens)]
+    problems += [*judge_settings(need), *judge_risks(need)]
     for hole in holes_in(
         versions_of(need["engine"], need["engine_version"], need["nodes"]), need["known_holes"]
     ):

@@ -17,17 +17,60 @@ from typing import IO, Any
 
 import aiohttp
 from aiohttp import web
+from tests.support import free_port as free_port
 
 REPO = Path(__file__).parents[2]
 TOKEN = "Test-Token_0123456789.~+/="
 GOOD = {"Authorization": f"Bearer {TOKEN}"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+#: ComfyUI's routes by method, each served with and without /api in front.
+COMFYUI_ROUTES = [
+    ("GET", "/"),
+    ("GET", "/prompt"),
+    ("POST", "/prompt"),
+    ("GET", "/queue"),
+    ("POST", "/queue"),
+    ("GET", "/history"),
+    ("GET", "/history/x"),
+    ("POST", "/history"),
+    ("POST", "/interrupt"),
+    ("POST", "/free"),
+    ("GET", "/view?filename=a"),
+    ("GET", "/view_metadata/loras?filename=a"),
+    ("POST", "/upload/image"),
+    ("POST", "/upload/mask"),
+    ("GET", "/object_info"),
+    ("GET", "/object_info/SaveVideo"),
+    ("GET", "/system_stats"),
+    ("GET", "/models"),
+    ("GET", "/models/loras"),
+    ("GET", "/embeddings"),
+    ("GET", "/extensions"),
+    ("GET", "/features"),
+    ("GET", "/jobs"),
+    ("GET", "/jobs/x"),
+    ("GET", "/settings"),
+    ("GET", "/users"),
+    ("GET", "/userdata?dir=workflows"),
+    ("GET", "/userdata/x.json"),
+    ("GET", "/ws"),
+]
+#: The wrapper's, which nobody serves below /api.
+WRAPPER_ROUTES = [
+    ("POST", "/generate"),
+    ("POST", "/generate/sync"),
+    ("POST", "/generate/stream"),
+    ("GET", "/result/x"),
+    ("POST", "/cancel/x"),
+    ("GET", "/queue-info"),
+    ("GET", "/health"),
+    ("GET", "/docs"),
+    ("GET", "/docs/swagger-ui.css"),
+    ("GET", "/openapi.json"),
+    ("GET", "/metrics"),
+    ("GET", "/v1/models"),
+    ("POST", "/v1/models"),
+    ("DELETE", "/v1/models/x"),
+]
 
 
 @dataclass
@@ -37,6 +80,10 @@ class Backend:
     port: int
     files: Path = Path("/nonexistent")
     seen: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    #: Bytes of bodies that have arrived, also of those that are still on their way.
+    received: int = 0
+    #: An answer to /generate/stream waits for this after its first event.
+    go_on: threading.Event = field(default_factory=threading.Event)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.seen.append((request.method, request.raw_path, dict(request.headers)))
@@ -51,8 +98,20 @@ class Backend:
             name = request.query["filename"]
             headers = {"Content-Disposition": f'filename="{name}"', "Access-Control-Allow-Origin": "*"}
             return web.FileResponse(self.files / name, headers=headers)
-        body = await request.read()
-        return web.json_response({"path": request.path, "bytes": len(body)})
+        if request.path == "/generate/stream":
+            return await self.events(request)
+        before = self.received
+        async for piece in request.content.iter_any():
+            self.received += len(piece)
+        return web.json_response({"path": request.path, "bytes": self.received - before})
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await stream.prepare(request)
+        await stream.write(b"event: status\n\n")
+        await asyncio.to_thread(self.go_on.wait, 30)
+        await stream.write(b"event: result\n\n")
+        return stream
 
     def serve(self) -> None:
         async def run() -> None:
@@ -75,6 +134,15 @@ class Gateway:
     comfyui: Backend
     wrapper: Backend
 
+    @property
+    def ports(self) -> dict[str, int]:
+        """The variables that it was rendered with, for another run of its role."""
+        return {
+            "comfyui_port": self.comfyui.port,
+            "wrapper_port": self.wrapper.port,
+            "gateway_port": self.port,
+        }
+
     def request(self, method: str, path: str, **options: Any) -> tuple[int, bytes, dict[str, str]]:
         async def run() -> tuple[int, bytes, dict[str, str]]:
             async with (
@@ -85,11 +153,15 @@ class Gateway:
 
         return asyncio.run(run())
 
-    def raw(self, text: str) -> bytes:
-        """Send bytes as they are, for what a client library would not send."""
+    def raw(self, text: str, ends: bool = True) -> bytes:
+        """Send bytes as they are, for what a client library would not send.
+
+        nginx gives up a request whose client `ends` its side; who does not must ask for the connection's end.
+        """
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
             connection.sendall(text.replace("\n", "\r\n").encode())
-            connection.shutdown(socket.SHUT_WR)
+            if ends:
+                connection.shutdown(socket.SHUT_WR)
             answer = b""
             while chunk := connection.recv(65536):
                 answer += chunk
@@ -103,7 +175,7 @@ class Gateway:
         self.wrapper.seen.clear()
 
 
-def render(folder: Path, **variables: Any) -> subprocess.CompletedProcess[str]:
+def render(folder: Path, *arguments: str, **variables: Any) -> subprocess.CompletedProcess[str]:
     settings = {
         "ltxops_scope": "user",
         "ltxops_root": str(folder),
@@ -124,6 +196,7 @@ def render(folder: Path, **variables: Any) -> subprocess.CompletedProcess[str]:
         "tests/ansible/gateway.yml",
         "-e",
         json.dumps(settings),
+        *arguments,
     ]
     environment = {**os.environ, "ANSIBLE_CONFIG": str(REPO / "ansible.cfg")}
     return subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=120)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.ansible.test_gateway import TOKEN, free_port, render, start, wait_for_port
+from tests.ansible.gateway_support import TOKEN, free_port, render, start, wait_for_port
 from tests.integration.wrapper_host import LONG, Host, graph, wait_for
 
 #: Submits, waits until nothing runs, asks where the video is, and downloads it.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from tests.ansible.gateway_support import TOKEN, Gateway, running_gateway
+from tests.ansible.gateway_support import TOKEN, Gateway, render, running_gateway
 
 LTXOPS = str(Path(sys.executable).parent / "ltxops")
 
@@ -102,6 +102,71 @@ def test_a_new_token_leaves_open_connections_alone_and_a_revocation_ends_them(ga
 
     asyncio.run(talk())
     assert status(gateway, TOKEN) == 200
+
+
+FARM, WEB, YOUNG = "Farm-Token_0123456789", "Web-Token_0123456789", "Young-Token_0123456789"
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    folder = tmp_path_factory.mktemp("given")
+    with running_gateway(folder, gateway_tokens={"farm": FARM, "web": WEB}) as running:
+        yield running
+
+
+def play(gateway: Gateway, *arguments: str, **tokens: str) -> "subprocess.CompletedProcess[str]":
+    return render(gateway.folder, *arguments, gateway_tokens=tokens, **gateway.ports)
+
+
+def test_tokens_of_the_inventory_come_and_go_with_it(given: Gateway) -> None:  # R30
+    made = new(given, "made-here")
+    assert [status(given, value) for value in (TOKEN, FARM, made, WEB)] == [200, 200, 200, 200]
+    assert json.loads(given.log.read_text().splitlines()[-1])["token"] == "web"
+    files = [*(given.folder / "etc/given-tokens").iterdir()]
+    assert {(path.name, path.stat().st_mode & 0o777) for path in files} == {("farm", 0o600), ("web", 0o600)}
+    assert files[0].parent.stat().st_mode & 0o777 == 0o700
+    tried = play(given, "--check", "--diff", farm=FARM, young=YOUNG)
+    assert tried.returncode == 0
+    assert (status(given, WEB), status(given, YOUNG)) == (200, 401)
+    moved = asyncio.run(move(given))
+    assert moved.returncode == 0, moved.stdout
+    assert [status(given, value) for value in (TOKEN, FARM, WEB, made, YOUNG)] == [200, 200, 401, 200, 200]
+    said = tried.stdout + tried.stderr + moved.stdout + moved.stderr
+    assert [value for value in (TOKEN, FARM, WEB, YOUNG) if value in said] == []
+    again = play(given, farm=FARM, young=YOUNG)
+    assert (again.returncode, "changed=0" in again.stdout) == (0, True), again.stdout
+
+
+async def move(given: Gateway) -> "subprocess.CompletedProcess[str]":
+    """Take one token out of the inventory and another one in; what the first has opened must end."""
+    headers = {"Authorization": f"Bearer {WEB}"}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"{given.url}/ws", headers=headers) as ws,
+    ):
+        done = play(given, "-vvv", "--diff", farm=FARM, young=YOUNG)
+        assert (await ws.receive(timeout=15)).type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSE)
+        return done
+
+
+def test_a_token_of_the_inventory_is_revoked_on_the_host_at_once(given: Gateway) -> None:
+    assert token(given, "new", "--name", "farm").returncode == 2
+    revoked = token(given, "revoke", "--name", "farm")
+    assert revoked.returncode == 0
+    assert "take it out of gateway_tokens, too" in revoked.stdout
+    assert (status(given, FARM), status(given, TOKEN)) == (401, 200)
+
+
+def test_a_name_of_the_inventory_that_was_made_on_the_host_is_refused(given: Gateway) -> None:
+    new(given, "taken")
+    before = (given.folder / "etc/gateway/tokens.conf").read_bytes()
+    refused = play(given, taken=WEB, other=YOUNG)
+    assert refused.returncode != 0
+    assert "taken is in gateway_tokens and was made on the host, too" in refused.stdout
+    assert "[ltxops exit 2]" in refused.stdout
+    assert WEB not in refused.stdout
+    assert (given.folder / "etc/gateway/tokens.conf").read_bytes() == before
+    assert not (given.folder / "etc/given-tokens/other").exists()
 
 
 def test_the_hosts_own_token_is_replaced_when_it_is_revoked(tmp_path: Path) -> None:

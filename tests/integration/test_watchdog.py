@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             import time; time.sleep(600)
         if self.path == "/cuda":
             print("RuntimeError: CUDA error: an illegal memory access was encountered", flush=True)
+        if self.path == "/eat":
+            eaten = bytearray(2**30)
         if self.path == "/memory":
             print("torch.OutOfMemoryError: CUDA out of memory.", flush=True)
         self.send_response(200); self.send_header("Content-Length", "0"); self.end_headers()
@@ -92,6 +94,26 @@ def group_of(leader: int) -> set[int]:
 
 def request(port: int, path: str) -> None:
     subprocess.run(["curl", "-s", "-m", "1", f"http://127.0.0.1:{port}{path}"], capture_output=True)
+
+
+@contextmanager
+def little_memory(process: int) -> Iterator[None]:
+    """Hold a process to 64 MiB more than it has, in a control group of its own, which needs root."""
+    v1 = Path("/sys/fs/cgroup/memory")
+    group = (v1 if v1.is_dir() else Path("/sys/fs/cgroup")) / f"watchdog-test-{process}"
+    try:
+        group.mkdir()
+        (group / ("memory.limit_in_bytes" if v1.is_dir() else "memory.max")).write_text(str(64 * 2**20))
+        (group / "cgroup.procs").write_text(str(process))
+    except OSError as error:
+        with suppress(OSError):
+            group.rmdir()
+        pytest.skip(f"this machine lets nobody limit the memory of a process: {error}")
+    try:
+        yield
+    finally:
+        until(lambda: not (group / "cgroup.procs").read_text())
+        group.rmdir()
 
 
 def started(host: Supervised, name: str = "comfyui") -> int:
@@ -178,6 +200,19 @@ def test_faults_of_the_gpu_are_counted_and_a_lost_one_ends_the_process(host: Sup
         until(lambda: kinds(record) == ["memory", "cuda", "restart"])
         totals = json.loads(record.read_text())["totals"]
     assert totals == {"comfyui memory": 1, "comfyui cuda": 1, "comfyui restart": 1}
+
+
+def test_a_kill_by_the_kernel_for_lack_of_memory_is_counted_as_such(host: Supervised) -> None:  # R36
+    port = host.add("comfyui", WORKER, health=200, stopasgroup="true", killasgroup="true", stopwaitsecs=2)
+    host.add("other", SERVER, 200, health=200)
+    before = started(host)
+    with watchdog(host) as record:
+        with little_memory(before):
+            request(port, "/eat")
+            until(lambda: pid(host) not in (before, 0))
+        until(lambda: kinds(record) == ["memory"])
+        detail = json.loads(record.read_text())["faults"][0]["detail"]
+    assert detail.startswith("was killed by the kernel for lack of memory, and was started again, pid")
 
 
 def test_a_supervisord_that_is_away_does_not_end_it(host: Supervised) -> None:

@@ -1,12 +1,15 @@
 """What the doctor reads and how it judges: sockets, versions, secrets, GPUs, faults."""
 
+import http.server
 import os
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ltxops.upkeep.doctor import machine, programs, secrets, sockets, versions
+from ltxops.upkeep.doctor import cleaning, machine, programs, secrets, sockets, versions
 from ltxops.upkeep.doctor.checks import Check
 from ltxops.upkeep.doctor.run import verdict
 from ltxops.upkeep.faults import Fault
@@ -85,6 +88,10 @@ def test_installed_versions_are_found(tmp_path: Path) -> None:
     assert versions.installed(comfyui, venv) == {"ComfyUI": "0.28.1", "ComfyUI-Manager": "3.30"}
     (venv / "lib/python3.11/site-packages/comfyui_manager-4.0.2.dist-info").mkdir(parents=True)
     assert versions.installed(comfyui, venv)["ComfyUI-Manager"] == "4.0.2"
+    (tmp_path / "comfyui_version.py").write_text('__version__ = "0.28.0"\n')
+    nowhere = tmp_path / "nowhere"
+    assert versions.installed(tmp_path, nowhere) == {"ComfyUI": "0.28.0"}
+    assert versions.installed(tmp_path, nowhere, comfyui / "custom_nodes")["ComfyUI-Manager"] == "3.30"
 
 
 def test_weak_and_old_tokens_are_named_without_their_value() -> None:
@@ -133,6 +140,67 @@ def test_a_secret_in_a_command_line_is_found() -> None:  # R30
 )
 def test_gpus_are_judged(answer: str, faults: list[str]) -> None:
     assert machine.judge_gpus(answer)[0] == faults
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Names the time that its server has in `date`; none where that is empty."""
+
+    def do_HEAD(self) -> None:
+        self.send_response_only(200)
+        if date := getattr(self.server, "date", ""):
+            self.send_header("Date", date)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_the_hubs_time_is_read_and_a_clock_is_held_against_it() -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), Hub) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        try:
+            server.date = "Thu, 01 Jan 2026 00:00:00 GMT"  # type: ignore[attr-defined]
+            assert machine.hub_time(url) == 1767225600.0
+            server.date = ""  # type: ignore[attr-defined]
+            with pytest.raises(ValueError, match="names no time"):
+                machine.hub_time(url)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert [machine.judge_clock(skew, url).ok for skew in (0.0, 60.0, 60.1)] == [True, True, False]
+    assert machine.judge_clock(86400.0, url).detail.startswith(f"86400 s from what {url} says")
+
+
+def told(report: dict[str, Any] | None, configured_seconds: float = 0.0) -> list[str]:
+    return cleaning.judge_run("pressure", 600, report, configured_seconds, 100_000.0)
+
+
+def test_a_cleaner_that_ran_and_found_room_is_well() -> None:
+    assert told({"at": 99_900, "ok": True}) == []
+
+
+def test_a_cleaner_that_found_no_room_is_told_with_its_own_sentence() -> None:  # R44
+    report = {
+        "at": 99_880,
+        "ok": False,
+        "error": "/w/output has 1.0 MiB free and needs 512.0 MiB",
+        "exit_code": 4,
+    }
+    assert told(report) == ["pressure failed 2 min ago: /w/output has 1.0 MiB free and needs 512.0 MiB"]
+
+
+def test_a_cleaner_that_runs_no_more_is_told() -> None:
+    assert told({"at": 100_000 - 2100, "ok": True}) == []
+    assert told({"at": 100_000 - 2101, "ok": True}) == ["pressure ran 35 min ago, and should every 10m"]
+    assert told({"at": 200_000, "ok": True}) != [], "a clock that was set back hides it"
+    assert len(told({"at": 0, "ok": False, "error": "gone"})) == 2
+
+
+def test_a_cleaner_has_time_for_its_first_run() -> None:
+    assert told(None, 2100.0) == []
+    assert told(None, 2101.0) == ["pressure has never run"]
 
 
 def test_faults_that_matter_are_told_apart_from_an_operators_restarts() -> None:

@@ -5,10 +5,18 @@ from pathlib import Path
 import pytest
 
 from ltxops.upkeep import faults, leftovers
-from ltxops.upkeep.faults import KEPT, Fault, Record, kind_of
+from ltxops.upkeep.faults import KEPT, Fault, Record, kills_for_memory, kind_of
 from ltxops.upkeep.leftovers import Seen
 from ltxops.upkeep.supervisor import Process
-from ltxops.upkeep.watchdog import COOL_DOWN_SECONDS, Follower, Patience, Watched
+from ltxops.upkeep.watchdog import (
+    COOL_DOWN_SECONDS,
+    KILL_SECONDS,
+    Follower,
+    Kills,
+    Patience,
+    Watched,
+    kernel_kills,
+)
 
 PATIENCE = Patience(hang_seconds=10, start_seconds=100)
 
@@ -79,6 +87,18 @@ def test_what_hangs_again_at_once_is_left_to_a_person_for_a_while() -> None:
 )
 def test_lines_of_a_log_are_told_apart(line: str, kind: str) -> None:  # R36
     assert kind_of(line) == kind
+
+
+def test_a_kill_for_lack_of_memory_is_remembered_for_a_moment() -> None:  # R36
+    assert kills_for_memory("nr_free_pages 7\noom_kill 3\noom_kill_other 9\n") == 3
+    assert kills_for_memory("nr_free_pages 7\n") == 0
+    kills = Kills(kernel_kills())
+    kills.see(kills.count, 1.0)
+    assert not kills.recent(1.0)
+    kills.see(kills.count + 1, 2.0)
+    kills.see(kills.count, 3.0)
+    assert kills.recent(2.0 + KILL_SECONDS)
+    assert not kills.recent(2.1 + KILL_SECONDS)
 
 
 def test_a_log_is_followed_across_rotations_and_half_lines(tmp_path: Path) -> None:

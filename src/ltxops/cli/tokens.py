@@ -76,13 +76,12 @@ def _revoke(args: argparse.Namespace) -> int:
 
     directory = Path(args.directory)
     with locked(directory):
-        remove(directory, args.name)
-        apply(directory, cut_off=True)
-    emit(
-        args,
-        {"ok": True, "revoked": args.name},
-        f"{args.name} is revoked, and every open connection has ended",
-    )
+        removed = remove(directory, args.name)
+        apply(directory)
+    told = f"{args.name} is revoked, and every open connection has ended"
+    if removed.is_given:
+        told += "; take it out of gateway_tokens, too, or the next run of the playbook brings it back"
+    emit(args, {"ok": True, "revoked": args.name, "in_inventory": removed.is_given}, told)
     return 0
 
 

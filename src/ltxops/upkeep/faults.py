@@ -49,6 +49,12 @@ def kind_of(line: str) -> str:
     return "cuda" if _CUDA.search(line) else ""
 
 
+def kills_for_memory(vmstat: str) -> int:
+    """Return how many processes the kernel has killed for lack of memory, as /proc/vmstat says, or 0."""
+    found = re.search(r"^oom_kill (\d+)$", vmstat, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
 def load(path: Path) -> Record:
     """Read the record; one that is missing or spoilt is empty. Raises OSError where it may not be read."""
     try:

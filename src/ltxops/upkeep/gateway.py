@@ -12,30 +12,39 @@ from ltxops.upkeep.tokens import HOST, make, read_all, render, write_private
 
 #: How long nginx may take to start workers with the new tokens.
 RELOAD_SECONDS = 10.0
+_CUT_OFF = "cut off"
 _PID_LINE = re.compile(r"^pid (\S+);$", re.MULTILINE)
 
 
-def apply(directory: Path, cut_off: bool = False) -> bool:
+def apply(directory: Path) -> bool:
     """Bring nginx to the tokens in `directory`; returns whether anything changed.
 
-    Makes the host's own token where there is none. A download or WebSocket that was let in with a token that
-    is gone goes on, unless `cut_off` ends every connection of before. Call it inside `tokens.locked`. Raises
-    CheckFailed when nginx does not take the tokens.
+    Makes the host's own token where there is none. Where a token is gone, every connection of before ends: a
+    download or WebSocket may have been let in with it. Call it inside `tokens.locked`. Raises CheckFailed
+    when nginx does not take the tokens.
     """
     gateway = directory / "gateway"
     if not (directory / "token").exists():
         make(directory, HOST)
     wanted = render(read_all(directory))
     conf, pending = gateway / "tokens.conf", gateway / ".tokens-pending"
-    if not pending.exists() and conf.exists() and conf.read_text() == wanted:
+    known = conf.read_text() if conf.exists() else ""
+    if not pending.exists() and known == wanted:
         return False
+    cut_off = lost(known, wanted) or (pending.exists() and pending.read_text() == _CUT_OFF)
     # Stays where nginx does not take the tokens, so that the next call tries again.
-    pending.touch()
+    pending.write_text(_CUT_OFF if cut_off else "")
     write_private(conf, wanted)
     if (master := running_master(gateway / "nginx.conf")) is not None:
         reload(master, cut_off)
     pending.unlink()
     return True
+
+
+def lost(known: str, wanted: str) -> bool:
+    """Tell whether nginx's map `known` lets in a token that `wanted` does not, whatever their names."""
+    before, after = ({line.rpartition(" ")[0] for line in text.splitlines()} for text in (known, wanted))
+    return bool(before - after)
 
 
 def running_master(configuration: Path) -> int | None:

@@ -1,8 +1,8 @@
 """The gateway's bearer tokens: named files that only their owner reads, and the map that nginx reads.
 
 Several are valid at once, so that one can be replaced without a gap: make the new one, move the clients,
-revoke the old one. The host's own, `host`, is what its own checks use; it lies in `token`, the others in
-`tokens/`.
+revoke the old one. The host's own, `host`, is what its own checks use; it lies in `token`, those made here in
+`tokens/`, those of the inventory in `given-tokens/`, which the playbook keeps.
 """
 
 import fcntl
@@ -19,6 +19,7 @@ from pathlib import Path
 from ltxops.errors import BadInput
 
 HOST = "host"
+GIVEN = "given-tokens"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _VALUE = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}")
 
@@ -40,24 +41,32 @@ class Token:
         """How hard it is to guess at most: the length times what its characters are drawn from."""
         return int(len(self.value) * log2(max(2, len(set(self.value)))))
 
+    @property
+    def is_given(self) -> bool:
+        """Whether the inventory names it, so that the playbook would bring it back."""
+        return self.path.parent.name == GIVEN
+
     def age_seconds(self, now: float) -> float:
         """How long ago it was made."""
         return max(0.0, now - self.made)
 
 
 def path_of(directory: Path, name: str) -> Path:
-    """Return where the token `name` lies. Raises BadInput for a name that is none."""
+    """Return where the token `name` lies or would be made. Raises BadInput for a name that is none."""
     if not _NAME.fullmatch(name):
         raise BadInput(f"the token's name is {name!r}: give 1 to 32 of a-z 0-9 _ -, a letter or digit first")
+    given = directory / GIVEN / name
+    if name != HOST and given.is_file():
+        return given
     return directory / "token" if name == HOST else directory / "tokens" / name
 
 
 def read_all(directory: Path) -> list[Token]:
     """Return every token, the host's first. Raises BadInput for a file that holds none, unshown."""
-    folder = directory / "tokens"
     try:
-        listed = folder.iterdir() if folder.is_dir() else ()
-        others = sorted(path.name for path in listed if _NAME.fullmatch(path.name))
+        folders = [folder for name in ("tokens", GIVEN) if (folder := directory / name).is_dir()]
+        listed = [path.name for folder in folders for path in folder.iterdir()]
+        others = sorted({name for name in listed if _NAME.fullmatch(name)})
         names = [HOST, *others] if (directory / "token").exists() else others
         return [_read(directory, name) for name in names]
     except PermissionError as error:
@@ -74,15 +83,20 @@ def make(directory: Path, name: str) -> Token:
     return _read(directory, name)
 
 
-def remove(directory: Path, name: str) -> None:
-    """Delete a token; the host's own is replaced by a new one. Raises BadInput for a name there is not."""
+def remove(directory: Path, name: str) -> Token:
+    """Delete a token, and return it; the host's own is replaced by a new one.
+
+    Raises BadInput for a name there is not.
+    """
     path = path_of(directory, name)
     if not path.is_file():
         known = ", ".join(token.name for token in read_all(directory)) or "none"
         raise BadInput(f"there is no token {name!r}: there is {known}")
+    removed = Token(name, path, "", path.stat().st_mtime)
     path.unlink()
     if name == HOST:
         make(directory, HOST)
+    return removed
 
 
 def render(tokens: list[Token]) -> str:

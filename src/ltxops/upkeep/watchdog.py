@@ -22,6 +22,8 @@ from ltxops.upkeep.supervisor import ABSENT, Process, processes, start, stop
 COOL_DOWN_SECONDS = 300.0
 #: How long supervisord may take to stop a program; it sends SIGKILL after its own stopwaitsecs.
 STOP_SECONDS = 60.0
+#: A program that ends so soon after the kernel killed something for lack of memory was what it killed.
+KILL_SECONDS = 30.0
 _READ_BYTES = 2**20
 _STANDS_STILL = ("STOPPED", "EXITED", "FATAL", "UNKNOWN")
 
@@ -101,6 +103,32 @@ class Follower:
         return [clean(line.decode(errors="replace")) for line in whole]
 
 
+@dataclass
+class Kills:
+    """Whether the kernel has just killed something for lack of memory; `count` is its own count."""
+
+    count: int
+    at: float | None = None
+
+    def see(self, count: int, now: float) -> None:
+        """Take in the kernel's count at `now` (monotonic)."""
+        if count > self.count:
+            self.at = now
+        self.count = count
+
+    def recent(self, now: float) -> bool:
+        """Tell whether that was a moment ago."""
+        return self.at is not None and now - self.at <= KILL_SECONDS
+
+
+def kernel_kills() -> int:
+    """Return the kernel's count, of the whole machine; containers see it, too."""
+    try:
+        return faults.kills_for_memory(Path("/proc/vmstat").read_text())
+    except OSError:
+        return 0
+
+
 class Watchdog:
     """Looks at every program again and again, acts, and keeps the record in `record_file`."""
 
@@ -114,6 +142,7 @@ class Watchdog:
             program.name: Follower(Path(program.log)) for program in host.programs if program.log
         }
         self._pool = ThreadPoolExecutor(max_workers=len(host.programs))
+        self._kills = Kills(kernel_kills())
 
     def run(self, interval_seconds: float) -> None:
         """Work until the process is ended."""
@@ -128,6 +157,7 @@ class Watchdog:
     def turn(self) -> None:
         """Look once at every program. Raises CheckFailed while supervisord is away."""
         known = processes(self._host.socket, self._host.scope)
+        self._kills.see(kernel_kills(), time.monotonic())
 
         def answers(program: Program) -> bool:
             running = known.get(program.name, ABSENT).state == "RUNNING"
@@ -150,7 +180,9 @@ class Watchdog:
             lost_gpu = lost_gpu or kind == "cuda"
         happened = watched.see(process, answered, now)
         if happened == "restart":
-            self._note(program, "restart", f"ended and was started again, pid {process.pid}")
+            kind = "memory" if self._kills.recent(now) else "restart"
+            reason = "was killed by the kernel for lack of memory" if kind == "memory" else "ended"
+            self._note(program, kind, f"{reason}, and was started again, pid {process.pid}")
         elif happened == "hang":
             self._note(program, "hang", f"pid {process.pid} runs and answers nobody; restarting it")
             self._restart(program, watched)

@@ -1,4 +1,4 @@
-"""The machine itself: disk, GPU, clock, and whether the cleaners run."""
+"""The machine itself: disk, GPU, clock."""
 
 import ctypes
 import http.client
@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import time
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from ltxops.units import format_bytes
@@ -15,8 +14,6 @@ from ltxops.upkeep.doctor.settings import Settings
 
 #: S3 refuses signatures that are 15 minutes off, webhook receivers often 5.
 MOST_SKEW_SECONDS = 60.0
-#: The janitor beats every second, and a run of the cleaners may take minutes.
-OLDEST_BEAT_SECONDS = 900.0
 _STA_UNSYNC = 0x0040  # adjtimex(2)
 
 
@@ -62,11 +59,15 @@ def check_clock(settings: Settings) -> Check:
     """The clock is right: the kernel says that it is kept, or the hub names the same time."""
     if kernel_keeps_time():
         return Check("clock", True, "kept in time by the kernel")
-    skew = abs(time.time() - hub_time(settings.hub))
+    return judge_clock(abs(time.time() - hub_time(settings.hub)), settings.hub)
+
+
+def judge_clock(skew_seconds: float, hub: str) -> Check:
+    """Judge a clock that nothing keeps in time by how far it is from the hub's."""
     return Check(
         "clock",
-        skew <= MOST_SKEW_SECONDS,
-        f"{skew:.0f} s from what {settings.hub} says; nothing keeps it in time",
+        skew_seconds <= MOST_SKEW_SECONDS,
+        f"{skew_seconds:.0f} s from what {hub} says; nothing keeps it in time",
         "set it, and install chrony or systemd-timesyncd (in a container: on the machine below it)",
     )
 
@@ -92,24 +93,3 @@ def hub_time(hub: str) -> float:
     if date is None:
         raise ValueError(f"{hub} names no time")
     return parsedate_to_datetime(date).timestamp()
-
-
-def check_cleaners(settings: Settings) -> Check:
-    """Cron or the janitor runs the cleaners, whichever this host uses."""
-    if settings.cleaner == "cron":
-        names = {_name_of(entry) for entry in Path("/proc").glob("[0-9]*/comm")}
-        faults = [] if settings.cron_file.is_file() else [f"{settings.cron_file} is gone"]
-        faults += [] if "cron" in names else ["no cron daemon runs"]
-        fix = "start cron, or provision again and the janitor takes over"
-        return from_faults("cleaners", faults, "cron runs them", fix)
-    age = time.time() - (settings.state / "janitor.heartbeat").stat().st_mtime
-    alive = age <= OLDEST_BEAT_SECONDS
-    said = "the janitor runs them" if alive else f"the janitor gave its last sign of life {age:.0f} s ago"
-    return Check("cleaners", alive, said, "restart it: supervisorctl restart janitor")
-
-
-def _name_of(entry: Path) -> str:
-    try:
-        return entry.read_text().strip()
-    except OSError:
-        return ""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from http.client import HTTPException
 
 from ltxops.errors import LtxopsError
-from ltxops.upkeep.doctor import machine, programs, secrets, settings, sockets, versions
+from ltxops.upkeep.doctor import cleaning, machine, programs, secrets, settings, sockets, versions
 from ltxops.upkeep.doctor.checks import Check
 from ltxops.upkeep.doctor.settings import Settings
 
@@ -18,13 +18,27 @@ CHECKS: dict[str, Callable[[Settings], Check]] = {
     "tokens": secrets.check_tokens,
     "secret files": secrets.check_files,
     "leaks": secrets.check_leaks,
-    "cleaners": machine.check_cleaners,
+    "cleaners": cleaning.check_cleaners,
+    "cleaning": cleaning.check_runs,
     "disk": machine.check_disk,
     "gpu": machine.check_gpu,
     "clock": machine.check_clock,
     "faults": programs.check_faults,
     "smoke": programs.check_smoke,
 }
+
+
+#: What a file of another shape, a host that is half gone, or a program that hangs makes a check end with.
+_CANNOT_RUN = (
+    LtxopsError,
+    OSError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    HTTPException,
+    subprocess.SubprocessError,
+)
 
 
 def examine(file: str) -> list[Check]:
@@ -43,14 +57,7 @@ def verdict(checks: list[Check]) -> str:
 def _run(name: str, check: Callable[[Settings], Check], described: Settings) -> Check:
     try:
         return check(described)
-    except (
-        LtxopsError,
-        OSError,
-        LookupError,
-        ValueError,
-        HTTPException,
-        subprocess.SubprocessError,
-    ) as error:
+    except _CANNOT_RUN as error:
         detail = f"could not run: {error or repr(error)}"
         return Check(
             name, False, detail, "run it as root on the host; provision again where something is gone"

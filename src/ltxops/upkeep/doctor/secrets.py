@@ -9,7 +9,7 @@ from pathlib import Path
 from ltxops.upkeep.doctor.checks import Check, from_faults
 from ltxops.upkeep.doctor.settings import Settings
 from ltxops.upkeep.host import Host
-from ltxops.upkeep.tokens import Token, read_all
+from ltxops.upkeep.tokens import GIVEN, Token, read_all
 
 #: Less can be guessed in time by somebody who has many machines.
 LEAST_BITS = 64
@@ -49,7 +49,7 @@ def parse_environment(text: str) -> dict[str, str]:
 def secret_files(etc: Path) -> list[Path]:
     """Return the files that hold secrets."""
     named = [etc / "token", etc / "gateway/tokens.conf", etc / "models/hub-token"]
-    found = [*named, *etc.glob("tokens/*"), *etc.glob("*.env")]
+    found = [*named, *etc.glob("tokens/*"), *etc.glob(f"{GIVEN}/*"), *etc.glob("*.env")]
     return sorted(path for path in found if path.is_file())
 
 
@@ -74,7 +74,7 @@ def check_files(settings: Settings) -> Check:
             faults.append(f"{path} has mode {status.st_mode & 0o777:04o}")
         if settings.is_ours and path.owner() == settings.engine_user:
             faults.append(f"{path} belongs to {settings.engine_user}, which runs other people's code")
-    for folder in (settings.etc, settings.etc / "gateway", settings.etc / "tokens"):
+    for folder in (settings.etc, *(settings.etc / name for name in ("gateway", "tokens", GIVEN))):
         if folder.is_dir() and folder.stat().st_mode & 0o022:
             faults.append(f"{folder} can be written to by others")
     return from_faults(
