@@ -20,6 +20,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from benchmarks.line import Line
+
 NAME = "benchmark CDN (stand-in)"
 
 #: What can go wrong, by name. The first two are lies about the content; from the others a client can recover.
@@ -43,11 +45,15 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How the CDN serves: bytes a second and bytes in all for each connection (0: no limit), and a fault."""
+    """How the CDN serves: bytes a second and bytes in all for each connection (0: no limit), and a fault.
+
+    `line_bytes` are the bytes a second that all connections share.
+    """
 
     pace_bytes: int = 0
     cut_bytes: int = 0
     fault: str = ""
+    line_bytes: int = 0
 
 
 def wanted_range(header: str | None, size: int) -> tuple[int, int] | None:
@@ -71,6 +77,7 @@ class Cdn(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Connection)
         self.root = root.resolve()
         self.behaviour = behaviour
+        self.line = Line(behaviour.line_bytes)
         self._guard = threading.Lock()
         self._faults: Counter[str] = Counter()
         self._served: Counter[str] = Counter()
@@ -215,6 +222,7 @@ class Connection(BaseHTTPRequestHandler):
                 count = min(count, flipped - start)
             if fault == "expired" and not (count := self.server.take(self.path, count, size)):
                 break
+            count = self.server.line.turn(count)
             sent = os.sendfile(self.connection.fileno(), descriptor, start, count)
             start += sent
             self._sent += sent
@@ -229,8 +237,11 @@ def main() -> int:
     parser.add_argument("--pace-bytes", type=int, default=0)
     parser.add_argument("--cut-bytes", type=int, default=0)
     parser.add_argument("--fault", choices=FAULTS, default="")
+    parser.add_argument("--line-bytes", type=int, default=0)
     args = parser.parse_args()
-    server = Cdn(args.root, args.port, Behaviour(args.pace_bytes, args.cut_bytes, args.fault))
+    server = Cdn(
+        args.root, args.port, Behaviour(args.pace_bytes, args.cut_bytes, args.fault, args.line_bytes)
+    )
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: sys.exit(0))
     print(f"{NAME}: {server.url}", flush=True)

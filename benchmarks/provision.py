@@ -24,15 +24,13 @@ from tests.integration.test_onstart import checked_out
 from benchmarks import servers
 from benchmarks.bars import Bar
 from benchmarks.cdn import Behaviour
-from benchmarks.provision_hosts import Run, bare_hosts, inventory, manifest_with_ballast, provision
+from benchmarks.provision_hosts import bare_hosts, inventory, manifest_with_ballast, provision
 from ltxops.embedded.hub import write_missing
 from ltxops.models import manifest
 
 MOST_OF_THE_LONGER, SECOND_SECONDS, ONSTART_SECONDS, MOST_OF_A_ROW = 1.2, 15.0, 3.0, 0.6
-#: Bytes of what takes long to download; the pace is set so that it takes so many times what installs take.
+#: Bytes of what takes long to download, and so many times as long as the installs, by the speed of the line.
 BALLAST_BYTES, DOWNLOAD_TO_INSTALLS = 128 * 2**20, 1.5
-#: Connections that `ltxops models sync` opens where each of them is slow.
-CONNECTIONS = 32
 TOGETHER = 8
 
 
@@ -87,12 +85,12 @@ def judge(found: Found) -> list[Bar]:
 
 
 @contextmanager
-def hub(folder: Path, listed: Path, root: Path, pace: int) -> Iterator[str]:
-    """Run hub and CDN; `pace` is in bytes a second for each connection, 0 is none."""
+def hub_of(folder: Path, listed: Path, root: Path, line: int) -> Iterator[str]:
+    """Run a hub and its CDN, which sends `line` bytes a second in all; 0 is no limit."""
     log = folder / "servers.log"
     port = servers.free_port()
     with (
-        servers.cdn(root, port, Behaviour(pace_bytes=pace), log),
+        servers.cdn(root, port, Behaviour(line_bytes=line), log),
         servers.hub(listed, root, port, log) as url,
     ):
         yield url
@@ -132,24 +130,24 @@ def measure(folder: Path) -> Found:
     root = folder / "hub"
     listed = manifest_with_ballast(folder, root, BALLAST_BYTES)
     write_missing(manifest.load(listed), root)
-    with hub(folder, listed, root, 0) as url:
+    with hub_of(folder, listed, root, 0) as url:
         with bare_hosts(folder / "installs", 1) as hosts:
-            found.installs = provision(inventory(folder / "installs", hosts), listed, url).seconds
+            found.installs = provision(inventory(folder / "installs", hosts, [url]), listed).seconds
         (folder / "onstart").mkdir()
         found.onstart = onstart_again(folder / "onstart", url)
-    pace = int(BALLAST_BYTES / (DOWNLOAD_TO_INSTALLS * found.installs) / CONNECTIONS)
-    with hub(folder, listed, root, pace) as url, ExitStack() as running:
+    line = int(BALLAST_BYTES / (DOWNLOAD_TO_INSTALLS * found.installs))
+    with hub_of(folder, listed, root, line) as url:
         found.download = download_alone(listed, url, folder / "alone")
-        hosts = running.enter_context(bare_hosts(folder / "one", 1))
-        inventory_file = inventory(folder / "one", hosts)
-        found.bare = provision(inventory_file, listed, url).seconds
-        second: Run = min(
-            (provision(inventory_file, listed, url) for _ in range(3)), key=lambda it: it.seconds
-        )
-        found.second, found.second_changed, found.longest = second.seconds, second.changed, second.longest
-        running.close()
-        with bare_hosts(folder / "many", TOGETHER) as hosts:
-            found.together = provision(inventory(folder / "many", hosts), listed, url).seconds
+        with bare_hosts(folder / "one", 1) as hosts:
+            file = inventory(folder / "one", hosts, [url])
+            found.bare = provision(file, listed).seconds
+            second = min((provision(file, listed) for _ in range(3)), key=lambda run: run.seconds)
+    found.second, found.second_changed, found.longest = second.seconds, second.changed, second.longest
+    # Each host has a line of its own, as hosts in different places have.
+    with ExitStack() as stack:
+        urls = [stack.enter_context(hub_of(folder, listed, root, line)) for _ in range(TOGETHER)]
+        hosts = stack.enter_context(bare_hosts(folder / "many", TOGETHER))
+        found.together = provision(inventory(folder / "many", hosts, urls), listed).seconds
     return found
 
 

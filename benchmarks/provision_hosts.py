@@ -49,26 +49,30 @@ def bare_hosts(folder: Path, count: int) -> Iterator[list[BareHost]]:
         yield hosts
 
 
-def inventory(folder: Path, hosts: Sequence[BareHost]) -> Path:
-    """Write an inventory of the hosts; all have the network of this machine, so each has ports of its own."""
+def inventory(folder: Path, hosts: Sequence[BareHost], hubs: Sequence[str]) -> Path:
+    """Write an inventory of the hosts, each with its hub.
+
+    All have the network of this machine, so each has ports of its own.
+    """
     ports = iter(free_ports(len(PORTS) * len(hosts)))
     entries = {
         f"host-{number}": {
             **host.access,
             "ansible_user": "operator",
             "ansible_become": True,
+            "models_hub": hub,
             **{name: next(ports) for name in PORTS},
         }
-        for number, host in enumerate(hosts)
+        for number, (host, hub) in enumerate(zip(hosts, hubs, strict=True))
     }
     path = folder / "hosts.yml"
     path.write_text(yaml.safe_dump({"all": {"hosts": entries}}))
     return path
 
 
-def provision(hosts: Path, manifest: Path, hub: str) -> Run:
+def provision(hosts: Path, manifest: Path) -> Run:
     """Run the playbook to its end. Raises SystemExit with its last lines when it fails."""
-    settings = {**WITHOUT_GPU, "models_manifest": str(manifest), "models_hub": hub}
+    settings = {**WITHOUT_GPU, "models_manifest": str(manifest)}
     command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(hosts), "provision.yml"]
     environment = {
         **os.environ,

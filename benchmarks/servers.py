@@ -41,6 +41,7 @@ def cdn(root: Path, port: int, behaviour: Behaviour, log: Path) -> Iterator[str]
     """Run the CDN with one behaviour; give its URL. Raises CheckFailed."""
     arguments = ["--root", str(root), "--port", str(port)]
     arguments += ["--pace-bytes", str(behaviour.pace_bytes), "--cut-bytes", str(behaviour.cut_bytes)]
+    arguments += ["--line-bytes", str(behaviour.line_bytes)]
     arguments += ["--fault", behaviour.fault] if behaviour.fault else []
     with _server("benchmarks.cdn", arguments, log) as url:
         yield url
