@@ -37,14 +37,22 @@ variables+='|CONTAINER_ID=|PUBLIC_IPADDR=|VAST_TCP_PORT_|MASTER_TOKEN=|UNSECURED
 # Everything that decides what the container becomes: this checkout, the settings, the environment.
 fingerprint() {
   {
-    find . \( -name .git -o -name .venv -o -name .build -o -name .demo -o -name __pycache__ \) -prune -o -type f -print0 \
+    find . \( -name .git -o -name .test -o -name .venv -o -name .build -o -name .demo -o -name __pycache__ \) -prune -o -type f -print0 \
       | sort -z | xargs -0 sha1sum
     env | grep -E "^($variables)" | sort
     [ -z "${LTXOPS_SETTINGS:-}" ] || cat "$LTXOPS_SETTINGS"
   } | sha1sum | cut -c1-40
 }
 
-setting() { "$home/venv/bin/python" -c "import json, sys; print(json.load(open('$etc/host.json'))['$1'])"; }
+# The settings that the last run described the host by, as assignments of shell variables.
+settings() {
+  "$home/venv/bin/python" - "$etc/host.json" <<'PYTHON'
+import json, shlex, sys
+host = json.load(open(sys.argv[1]))
+for name in ("models_profile", "models_root", "token_file", "url"):
+    print(f"{name}={shlex.quote(host[name])}")
+PYTHON
+}
 
 # Without the lock's descriptor, which would be held for as long as the programs run, and without the secrets in
 # this script's environment, which are no business of ComfyUI's.
@@ -62,19 +70,21 @@ start_supervisord() {
 # The programs may be down because the container was started again; everything else must be as it was left.
 # Says in $reason what is not.
 nothing_to_do() {
-  local token_file
+  local models_profile models_root token_file url described
   reason="this is the first start, the last one failed, or settings have changed"
   [ "$(cat "$state/onstart.stamp" 2>/dev/null)" = "$1" ] || return 1
+  reason="the description of this host, $etc/host.json, cannot be read"
+  described=$(settings) || return 1
+  eval "$described"
   reason="a model file is missing or has changed"
-  "$ltxops" models verify --manifest "$etc/models/models.yaml" --profile "$(setting models_profile)" \
-    --root "$(setting models_root)" >/dev/null || return 1
+  "$ltxops" models verify --manifest "$etc/models/models.yaml" --profile "$models_profile" --root "$models_root" \
+    >/dev/null || return 1
   reason="supervisord does not start"
   supervisorctl pid >/dev/null 2>&1 || start_supervisord || return 1
   reason="a program does not become well"
   "$ltxops" services wait --config "$etc/host.json" --timeout 300 || return 1
   reason="the check through the gateway failed"
-  token_file=$(setting token_file)
-  "$ltxops" smoke --url "$(setting url)" ${token_file:+--token-file "$token_file"} --case check \
+  "$ltxops" smoke --url "$url" ${token_file:+--token-file "$token_file"} --case check \
     --out "$state/smoke/latest" >/dev/null
 }
 
@@ -103,4 +113,6 @@ say "onstart: provisioning, because $reason"
 rm -f "$state/onstart.stamp"
 provision
 echo "$print" >"$state/onstart.stamp"
-say "onstart: provisioned and proven, $(setting url)"
+eval "$(settings)"
+# shellcheck disable=SC2154 # one of the settings
+say "onstart: provisioned and proven, $url"

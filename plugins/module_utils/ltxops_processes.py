@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -93,6 +94,25 @@ def outlasted(supervisor_socket: str, patience_seconds: float) -> bool:
     return False
 
 
+#: What supervisord is asked (http://supervisord.org/api.html): one that is stopping answers with a fault.
+QUESTION = b"<methodCall><methodName>supervisor.getPID</methodName></methodCall>"
+ANSWER_SECONDS = 10.0
+
+
+def answers(path: str) -> bool:
+    """Say whether the supervisord on the Unix socket `path` takes calls; one that is stopping does not."""
+    request = b"POST /RPC2 HTTP/1.0\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n\r\n" % len(QUESTION)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(ANSWER_SECONDS)
+        try:
+            connection.connect(path)
+            connection.sendall(request + QUESTION)
+            reply = b"".join(iter(lambda: connection.recv(4096), b""))
+        except OSError:
+            return False
+    return b"<methodResponse>" in reply and b"<fault>" not in reply
+
+
 def listened_to(path: str) -> bool:
     """Say whether somebody accepts connections on the Unix socket `path`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -107,11 +127,45 @@ def stop(
     supervisor_socket: str, nginx_pidfile: str, folder: str | None = None, patience_seconds: float = 25.0
 ) -> list[int]:
     """Ask every program of ours to end, end by force what has not done so in time, and return their pids."""
-    which = (supervisor_socket, nginx_pidfile, folder)
-    stopped = sorted(ours(*which))
+    return end(lambda: ours(supervisor_socket, nginx_pidfile, folder), patience_seconds)
+
+
+def running_from(folders: list[str], nginx_pidfile: str) -> set[int]:
+    """Return the pids of programs that lie in one of these folders, and of the gateway's nginx.
+
+    Who has started this process is left out: a playbook can run from a virtual environment of ours.
+    """
+    nginx_group, starters = pid_in(nginx_pidfile), ancestors(os.getpid())
+    found = set()
+    for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        inside = any(word.startswith(f"{folder}/") for word in words[:2] for folder in folders)
+        if pid not in starters and (inside or group_and_name(pid) == (nginx_group, "nginx")):
+            found.add(pid)
+    return found
+
+
+def ancestors(pid: int) -> set[int]:
+    """Return `pid`, who has started it, who has started that, and so on."""
+    found = {pid}
+    while pid > 1:
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        except (OSError, ValueError, IndexError):
+            break
+        found.add(pid)
+    return found
+
+
+def end(find: Callable[[], set[int]], patience_seconds: float = 25.0) -> list[int]:
+    """Ask every process that `find` returns to end, end by force what has not done so; return their pids."""
+    stopped = sorted(find())
     deadline = time.monotonic() + patience_seconds
     asked: set[int] = set()
-    while left := ours(*which):
+    while left := find():
         late = time.monotonic() > deadline
         for pid in left if late else left - asked:
             try:
@@ -124,4 +178,5 @@ def stop(
 
 
 if __name__ == "__main__":
-    print(len(stop(sys.argv[1], sys.argv[2], sys.argv[3])))
+    supervisor, nginx, demo = sys.argv[1:]
+    print(len(stop(supervisor, nginx, demo)))

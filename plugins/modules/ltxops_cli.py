@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -29,6 +30,9 @@ options:
   user:
     description: User that the command runs as, when the module runs as root.
     type: str
+  input:
+    description: What the command reads, as one JSON object. With secrets in it, the task needs C(no_log).
+    type: dict
 author: ["the ltxops maintainers"]
 """
 
@@ -91,6 +95,11 @@ def as_user(name: str | None) -> list[str]:
     return ["runuser", "-u", name, "--"] if name and os.geteuid() == 0 else []
 
 
+def is_missing(program: str) -> bool:
+    """Say whether a program that is named by its path is not there."""
+    return "/" in program and not Path(program).exists()
+
+
 def main() -> None:
     """Run the command that the task describes."""
     module = AnsibleModule(
@@ -98,15 +107,23 @@ def main() -> None:
             "command": {"type": "list", "elements": "str", "required": True},
             "arguments": {"type": "list", "elements": "str", "required": True},
             "user": {"type": "str"},
+            "input": {"type": "dict"},
         },
         supports_check_mode=False,
     )
+    program = module.params["command"][0]
+    if is_missing(program):
+        sentence = (
+            f"{program} is not on this host, role base installs it: run provision.yml without --tags first"
+        )
+        module.fail_json(msg=f"{sentence} [ltxops exit 2]", rc=2, result={})
     argv = [*as_user(module.params["user"]), *module.params["command"], *module.params["arguments"], "--json"]
-    exit_code, stdout, stderr = module.run_command(argv)
+    given = module.params["input"]
+    exit_code, stdout, stderr = module.run_command(argv, data=None if given is None else json.dumps(given))
     result = parse_result(stdout)
     if exit_code != 0:
         module.fail_json(msg=sentence_of(result, stderr, exit_code), rc=exit_code, result=result, log=stderr)
-    module.exit_json(changed=False, result=result, log=stderr)
+    module.exit_json(changed=False, rc=0, result=result, log=stderr)
 
 
 if __name__ == "__main__":

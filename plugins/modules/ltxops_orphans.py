@@ -1,17 +1,17 @@
 #!/usr/bin/python
-"""Ansible module: stop programs that outlived the supervisord that started them."""
+"""Ansible module: see whether supervisord runs; if not, stop what outlived the one before."""
 
 from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.ltxops_processes import ours, outlasted, stop
+from ansible.module_utils.ltxops_processes import answers, ours, outlasted, stop
 
 DOCUMENTATION = r"""
 module: ltxops_orphans
-short_description: Stop programs whose supervisord was killed
+short_description: See whether supervisord runs, and stop programs whose supervisord was killed
 description:
   - A supervisord that is killed leaves its programs running; the next one could not have their ports.
-  - Use it only when no supervisord of ours answers. One that is still stopping is waited for.
+  - Where supervisord answers, nothing is done. One that is still stopping is waited for.
 options:
   socket:
     description: Socket of the supervisord that started the programs.
@@ -30,6 +30,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+running:
+  description: Whether supervisord answers.
+  returned: success
+  type: bool
 pids:
   description: The processes that were stopped.
   returned: success
@@ -50,6 +54,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    if answers(module.params["socket"]):
+        module.exit_json(changed=False, running=True, pids=[])
     which = (module.params["socket"], module.params["nginx_pidfile"])
     if not module.check_mode and outlasted(module.params["socket"], _PATIENCE_SECONDS):
         module.fail_json(
@@ -57,7 +63,7 @@ def main() -> None:
             f"{_PATIENCE_SECONDS:.0f} s: stop it, and run this again (ltxops exit 1)"
         )
     pids = sorted(ours(*which)) if module.check_mode else stop(*which)
-    module.exit_json(changed=bool(pids), pids=pids)
+    module.exit_json(changed=bool(pids), running=False, pids=pids)
 
 
 if __name__ == "__main__":

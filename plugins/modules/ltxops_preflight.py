@@ -75,6 +75,7 @@ REQUIREMENTS: dict[str, Any] = {
     "strict": {"type": "bool"},
     "gpu_required": {"type": "bool"},
     "commands": {"type": "dict"},
+    "refusal_of_wrapper": {"type": "str"},
     "smoke_cases": {"type": "list", "elements": "str", "choices": ["check", "distilled", "two-stage"]},
     "files": {"type": "list", "elements": "dict"},
     "ports": {
@@ -224,6 +225,8 @@ def judge(seen: dict[str, Any], need: dict[str, Any]) -> list[Problem]:
 
 def judge_settings(need: dict[str, Any]) -> Iterator[Problem]:
     """Settings that can be refused without looking at the host."""
+    if need["refusal_of_wrapper"]:
+        yield Problem(2, f"wrapper_environment: {need['refusal_of_wrapper']}")
     if not re.fullmatch(r"auto|[1-9]|1[0-6]", need["comfyui_gpus"]):
         yield Problem(2, f"comfyui_gpus is {need['comfyui_gpus']}: give auto, or a number from 1 to 16")
     for name in ("workspace", "home", "run_dir"):

@@ -36,15 +36,17 @@ def parse_duration(text: str, what: str) -> int:
     return seconds
 
 
-def parse_size(text: str, what: str) -> int:
+def parse_size(text: str, what: str, *, zero: bool = False) -> int:
     """Return bytes for `512MiB`, `1GiB` or `512MB` (powers of ten without the i).
 
-    Raises BadInput for anything else and for zero.
+    Raises BadInput for anything else, and for zero unless it is allowed.
     """
+    if zero and text == "0":
+        return 0
     number, unit = _split(text)
     if number is None or unit not in BYTES:
         raise BadInput(f"{what} is {text!r}: give a whole number with a unit, such as 512MiB, 1GiB or 512MB")
-    if number == 0:
+    if number == 0 and not zero:
         raise BadInput(f"{what} is {text!r}: give a size above zero")
     return number * BYTES[unit]
 

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import aiohttp
 from aiohttp import web
+from tests.support import free_port as free_port
 
 REPO = Path(__file__).parents[2]
 TOKEN = "Test-Token_0123456789.~+/="
@@ -70,13 +71,6 @@ WRAPPER_ROUTES = [
     ("POST", "/v1/models"),
     ("DELETE", "/v1/models/x"),
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass

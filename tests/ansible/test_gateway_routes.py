@@ -17,6 +17,8 @@ from tests.ansible.gateway_support import (
     running_gateway,
 )
 
+from ltxops.timing import in_time
+
 #: What the wrapper answers in ComfyUI's place.
 COMPATIBLE = [("GET", "/history"), ("GET", "/history/x"), ("POST", "/interrupt"), ("POST", "/queue")]
 
@@ -105,7 +107,7 @@ def test_events_arrive_one_by_one(api: Gateway) -> None:
             aiohttp.ClientSession() as session,
             session.post(f"{api.url}/generate/stream", headers=GOOD) as answer,
         ):
-            while event := await asyncio.wait_for(answer.content.readany(), 15):
+            while event := await in_time(answer.content.readany(), 15):
                 heard.append(event)
                 api.wrapper.go_on.release()
         return heard

@@ -10,15 +10,14 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.demo_host import free_ports
 from tests.integration.models_support import RunningHub
 from tests.integration.pace import Pace, large_file
+from tests.support import free_ports, wait_for
 
 REPO = Path(__file__).parents[2]
 LTXOPS = str(Path(sys.executable).parent / "ltxops")
@@ -64,7 +63,7 @@ class Running:
     def wait_for(self, pattern: str) -> "re.Match[str]":
         """Return the first line that fits."""
         found: re.Match[str] = wait_for(
-            lambda: re.search(pattern, self.output, re.MULTILINE), lambda: self.output
+            lambda: re.search(pattern, self.output, re.MULTILINE), told=lambda: self.output
         )
         return found
 
@@ -211,14 +210,6 @@ def processes_of(folder: Path, word: str = "") -> list[int]:
     return found
 
 
-def wait_for(what: Callable[[], Any], told: Callable[[], str] = str, seconds: float = 40) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, told()
-        time.sleep(0.05)
-    return found
-
-
 def under_way(play: Play) -> bool:
     found = play.progress()
     return found.get("state") == "running" and bool(found["bytes_done"])
@@ -238,7 +229,7 @@ def downloading(play: Play, **settings: Any) -> Running:
     """Return a playbook that is joining a download which does not end by itself."""
     pace = slow(play)
     running = play.start(**settings)
-    wait_for(lambda: under_way(play), lambda: running.output)
+    wait_for(lambda: under_way(play), told=lambda: running.output)
     pace.bytes_per_second = SLOW
     running.wait_for(LINE.format(host="one"))
     return running

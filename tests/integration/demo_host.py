@@ -3,24 +3,15 @@
 import json
 import os
 import re
-import socket
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support import free_ports as free_ports
+
 REPO = Path(__file__).parents[2]
 LTXOPS = str(REPO / ".venv/bin/ltxops")
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 @dataclass
@@ -45,6 +36,27 @@ class Demo:
         }
         command = [str(REPO / "scripts/demo"), *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+
+    def start(self, playbook: str, **settings: Any) -> "subprocess.Popen[str]":
+        """Run another playbook than the script's own, in a process group of its own."""
+        environment = {
+            **os.environ,
+            "LTXOPS_DEMO_DIR": str(self.folder),
+            "LTXOPS_DEMO_HUB": f"http://127.0.0.1:{self.hub_port}",
+            "ANSIBLE_HOME": str(self.folder / "run/ansible"),
+            "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
+        }
+        given = json.dumps({**self.ports, **self.settings, **settings})
+        command = [str(REPO / ".venv/bin/ansible-playbook"), "-i", "inventory/demo/hosts.yml", playbook]
+        return subprocess.Popen(
+            [*command, "-e", given],
+            cwd=REPO,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
 
     @property
     def token(self) -> str:

@@ -20,8 +20,9 @@ from ltxops.models.hub import Hub
 from ltxops.models.limits import Limits
 from ltxops.models.lock import load as load_lock
 from ltxops.models.progress import Reporter
+from ltxops.models.report import Report
 from ltxops.models.store import Store
-from ltxops.models.sync import Report, sync
+from ltxops.models.sync import sync
 from ltxops.models.terminal import Lines
 
 MIB = 1024 * 1024
@@ -220,6 +221,7 @@ def fetch_all(
         wait_seconds=0,
         show=Reporter().add(Lines()),
         limits=Limits(connections, stall_seconds),
+        still_wanted=wanted.models.values(),
     )
 
 

@@ -16,9 +16,13 @@ from ltxops.embedded.hub import EmbeddedHub, read_repositories, write_missing
 from ltxops.models import manifest
 from ltxops.models.hub import Hub
 from ltxops.models.lock import load as load_lock
+from ltxops.models.lock import lock_path, save
+from ltxops.models.part import PartFile
+from ltxops.models.plan import Wanted, wanted_files
 from ltxops.models.progress import Reporter
+from ltxops.models.report import Report
 from ltxops.models.store import Store
-from ltxops.models.sync import Report, sync
+from ltxops.models.sync import resolve, sync
 from ltxops.models.terminal import Lines
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -37,6 +41,9 @@ profiles:
   open: {extends: [one], models: [open, folder]}
   gated: {models: [gated]}
 """
+#: Where the manifest puts the single files of its open repositories.
+LORA = "loras/renamed.safetensors"
+CHECKPOINT = "checkpoints/open.safetensors"
 
 
 class RunningHub:
@@ -126,7 +133,40 @@ def run_sync(
         jobs=2,
         wait_seconds=0,
         show=Reporter().add(Lines()),
+        still_wanted=wanted.models.values(),
     )
+
+
+def write_lock(hub: RunningHub) -> None:
+    """Lock what the hub has now, as far as it has no gate."""
+    wanted = manifest.load(hub.manifest_path)
+    save(lock_path(hub.manifest_path), resolve(wanted.profile("open"), Hub(hub.url, None), 4), wanted)
+
+
+def file_of(hub: RunningHub, root: Path, model: str) -> Wanted:
+    """Return the one file of a model that was locked, or fetched to `root` before."""
+    wanted = manifest.load(hub.manifest_path)
+    files, _ = wanted_files([wanted.models[model]], load_lock(wanted), Store(root).ledger.resolved)
+    [item] = files
+    return item
+
+
+def leave_part(root: Path, item: Wanted, beginning: bytes, version: str | None = None) -> Path:
+    """Leave what a killed run would: the `beginning` of a file, and the `version` that the server told."""
+    store = Store(root)
+    store.prepare()
+    part = PartFile(store.part(item), item.file)
+    part.write(memoryview(beginning), 0)
+    part.record(0, len(beginning))
+    if version is not None:
+        part.record_source(version)
+    part.close()
+    return part.path
+
+
+def leftovers(root: Path) -> list[str]:
+    """Return the names of what is in the folder of unfinished files."""
+    return [path.name for path in (root / ".ltxops/incoming").iterdir()]
 
 
 def ltxops(*args: str | Path, home: Path, **environment: str) -> "subprocess.CompletedProcess[str]":

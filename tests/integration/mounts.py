@@ -1,5 +1,6 @@
 """Small real file systems, for tests of what a file system refuses. They need root and mount."""
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -29,3 +30,20 @@ def mounted(folder: Path, kind: str, size: str) -> Iterator[Path]:
         yield where
     finally:
         subprocess.run(["umount", where], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Take all the space that is left, as another program would."""
+    with (folder / "filler").open("wb", buffering=0) as stream:
+        for size in (1024 * 1024, 1024):
+            try:
+                while True:
+                    stream.write(b"x" * size)
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+
+
+def used_bytes(folder: Path) -> int:
+    """Return how much of the file system of `folder` is in use."""
+    stat = os.statvfs(folder)
+    return (stat.f_blocks - stat.f_bfree) * stat.f_frsize

@@ -300,8 +300,26 @@ def test_comfyui_sees_nothing_of_the_callers_environment(demo: Demo) -> None:
         assert b"the-callers-own-secret" not in Path(f"/proc/{pid}/environ").read_bytes(), program
 
 
+def test_a_check_of_a_demo_that_never_ran_writes_nothing(tmp_path: Path) -> None:  # R47
+    folder = tmp_path / "demo"
+    idle = new_host(folder)
+    environment = {
+        **os.environ,
+        "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
+        "ANSIBLE_HOME": str(tmp_path / "ansible"),
+        "LTXOPS_DEMO_DIR": str(folder),
+    }
+    command = [str(REPO / ".venv/bin/ansible-playbook"), "provision.yml", "--check", "--diff"]
+    check = subprocess.run(
+        [*command, "-e", json.dumps(idle.ports)], cwd=REPO, env=environment, capture_output=True, text=True
+    )
+    assert check.returncode == 0, check.stdout[-3000:]
+    assert changed_tasks(check.stdout) > 5
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize("tag", ["preflight", "base", "models", "comfyui", "wrapper", "gateway", "cleanup",
-                                 "supervisor", "smoke"])  # fmt: skip
+                                 "pyworker", "supervisor", "smoke"])  # fmt: skip
 def test_a_role_runs_alone_by_its_tag(demo: Demo, tag: str) -> None:
     alone = demo.run("--tags", tag)
     assert (alone.returncode, changed_tasks(alone.stdout)) == (0, 0), alone.stdout[-2000:]

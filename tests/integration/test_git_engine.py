@@ -94,9 +94,9 @@ def host(tmp_path_factory: pytest.TempPathFactory, sources: Path) -> Iterator[De
 def test_a_cloned_engine_passes_gate_and_smoke(host: Demo) -> None:
     assert host.first
     assert host.first.returncode == 0, host.first.stdout[-3000:]
-    venv = host.folder / "workspace/venvs/comfyui/lib"
-    assert list(venv.glob("python*/site-packages/einops"))
-    assert (host.folder / "workspace/ComfyUI/custom_nodes/ComfyUI-LTXVideo/__init__.py").is_file()
+    current = host.folder / "workspace/ComfyUI-versions/current"
+    assert list(current.glob("venv/lib/python*/site-packages/einops"))
+    assert (current / "ComfyUI/custom_nodes/ComfyUI-LTXVideo/__init__.py").is_file()
     command = Path(f"/proc/{host.pids()['comfyui']}/cmdline").read_bytes().split(b"\0")
     assert b"--base-directory" in command
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from tests.integration.models_support import RunningHub, ltxops
+from tests.integration.mounts import mounted, used_bytes
 from tests.weights_support import raw, safetensors
 
 from ltxops.embedded.hub import read_repositories
@@ -94,11 +96,9 @@ def hub(tmp_path: Path) -> Iterator[RunningHub]:
 
 @pytest.fixture
 def small_disk(site: "Site") -> Iterator[Path]:
-    """Mount 8 MiB of memory where the root of the site is."""
-    site.root.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", site.root], check=True)
-    yield site.root
-    subprocess.run(["umount", site.root], check=True)
+    """Put the root of the site on a disk of 8 MiB."""
+    with mounted(site.folder, "tmpfs", "8m") as site.root:
+        yield site.root
 
 
 @pytest.fixture
@@ -385,6 +385,24 @@ def test_a_file_at_hand_is_copied_and_its_hash_kept(site: Site) -> None:
     elsewhere = site.sync(site.folder / "elsewhere")
     assert elsewhere.returncode == 1
     assert f"comes from {source} on the machine where it was added" in elsewhere.stderr
+
+
+def test_a_file_at_hand_costs_no_second_copy_where_blocks_can_be_shared(site: Site, tmp_path: Path) -> None:
+    with mounted(tmp_path, "xfs", "400M") as disk:
+        source, placed = disk / "mine.safetensors", disk / "models/loras/mine.safetensors"
+        content = safetensors(os.urandom(9_000_000))
+        source.write_bytes(content)
+        before, stat = used_bytes(disk), os.statvfs(disk)
+        # With nothing to spare: a reflink needs no space.
+        reserve = ("--reserve", f"{stat.f_bavail * stat.f_frsize}B")
+        told(site.add(source, "--root", disk / "models", "--to-profile", "one", "--json", *reserve))
+        assert used_bytes(disk) - before < len(content) // 2
+        source.write_bytes(b"changed afterwards")
+        assert placed.read_bytes() == content
+        # Nor is a file taken that is no longer the one that was added.
+        placed.unlink()
+        assert site.sync(disk / "models").returncode == 3
+        assert not placed.exists()
 
 
 def test_a_file_that_lies_in_the_root_already_stays_where_it_is(site: Site) -> None:

@@ -7,24 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.models_support import RunningHub, ltxops
+from tests.integration.models_support import LORA, RunningHub, ltxops
 
 from ltxops.models import manifest
 from ltxops.models.lock import load
 from ltxops.models.store import Store
-
-LORA = "loras/renamed.safetensors"
 
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[RunningHub]:
     with RunningHub(tmp_path, token="hf_right") as running:
         yield running
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
 
 
 def options(hub: RunningHub, profile: str = "open") -> list[str]:
@@ -179,7 +172,7 @@ def test_lock_writes_what_list_then_shows_without_a_hub(hub: RunningHub, home: P
 
 def test_an_unwritable_or_absurd_root_exits_2(hub: RunningHub, home: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
-    for root in ("/", str(tmp_path / "file"), str(tmp_path / "file/models")):
+    for root in ("", "/", str(tmp_path / "file"), str(tmp_path / "file/models")):
         arguments = ("--manifest", hub.manifest_path, "--profile", "one", "--root", root, "--hub", hub.url)
         result = ltxops("sync", *arguments, home=home)
         assert result.returncode == 2, (root, result.stderr)

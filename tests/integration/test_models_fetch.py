@@ -8,7 +8,7 @@ from email.utils import formatdate
 from pathlib import Path
 
 import pytest
-from tests.integration.faulty_hub import MIB, Fault, FaultyHub, Handler, fetch_all, quick, write_manifest
+from tests.integration.faulty_hub import MIB, Fault, FaultyHub, Handler, fetch_all, quick
 
 from ltxops.errors import IntegrityError, NetworkError
 
@@ -21,16 +21,6 @@ BIG = "checkpoints/big.safetensors"
 def hub() -> Iterator[FaultyHub]:
     with FaultyHub(FILES) as running:
         yield running
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return write_manifest(tmp_path, FILES)
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "models"
 
 
 def assert_right(root: Path) -> None:
@@ -94,13 +84,13 @@ def test_a_redirect_in_circles_ends(hub: FaultyHub, path: Path, root: Path) -> N
 def test_connections_cut_again_and_again_go_on_where_they_were(
     hub: FaultyHub, path: Path, root: Path
 ) -> None:
-    # R23: 40 MiB in pieces of 1 MiB would wait 20 seconds if a cut after progress cost a wait.
+    # R23: a single wait after a cut would take longer than the test allows.
     hub.cdn_fault = big_only(lambda request: request.serve(cut_after=MIB))
     slow = quick(hub.url)
-    slow.backoff_seconds = 2.0
+    slow.backoff_seconds = 60.0
     begin = time.monotonic()
     fetch_all(path, root, slow)
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 40
     assert_right(root)
     assert hub.sent <= sum(map(len, FILES.values())) + MIB
 
@@ -192,6 +182,7 @@ def test_a_stalled_connection_is_left_and_the_rest_asked_for_again(
 ) -> None:
     # R23
     stalled: list[int] = []
+    left = threading.Event()
 
     def stall_once(request: Handler) -> bool:
         if stalled or request.asked is None or request.asked[0] == 0:
@@ -203,14 +194,17 @@ def test_a_stalled_connection_is_left_and_the_rest_asked_for_again(
         request.send_header("Content-Length", str(end - start))
         request.end_headers()
         request.body(request.content[start : start + MIB])
-        time.sleep(3)
+        left.wait(60)
         request.cut()
         return True
 
     hub.cdn_fault = big_only(stall_once)
     begin = time.monotonic()
-    fetch_all(path, root, quick(hub.url), stall_seconds=0.5)
-    assert time.monotonic() - begin < 2.5
+    try:
+        fetch_all(path, root, quick(hub.url), stall_seconds=0.5)
+    finally:
+        left.set()
+    assert time.monotonic() - begin < 40
     assert_right(root)
     assert stalled
 
@@ -218,14 +212,14 @@ def test_a_stalled_connection_is_left_and_the_rest_asked_for_again(
 def test_a_server_that_never_answers_is_given_up(hub: FaultyHub, path: Path, root: Path) -> None:
     # R23
     release = threading.Event()
-    hub.cdn_fault = big_only(lambda request: release.wait(20) or True)
+    hub.cdn_fault = big_only(lambda request: release.wait(60) or True)
     begin = time.monotonic()
     try:
         with pytest.raises(NetworkError, match=r"could not be reached in 3 attempts \(.*no byte came"):
             fetch_all(path, root, quick(hub.url), stall_seconds=0.3)
     finally:
         release.set()
-    assert time.monotonic() - begin < 4
+    assert time.monotonic() - begin < 40
     assert len([seen for seen in hub.asked("cdn") if "big" in seen.path]) == 3
 
 

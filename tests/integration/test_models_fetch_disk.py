@@ -1,6 +1,5 @@
 """Fetching to disks that are full, fill up, or cannot reserve space."""
 
-import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.faulty_hub import MIB, FaultyHub, Handler, fetch_all, quick, write_manifest
-from tests.integration.mounts import mounted
+from tests.integration.mounts import fill, mounted
 
 from ltxops.errors import DiskFull, NetworkError
 
@@ -21,21 +20,6 @@ BIG = "checkpoints/big.safetensors"
 def hub() -> Iterator[FaultyHub]:
     with FaultyHub(FILES) as running:
         yield running
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return write_manifest(tmp_path, FILES)
-
-
-def fill(folder: Path) -> None:
-    """Take all the space that is left, as another program would."""
-    with (folder / "filler").open("wb", buffering=0) as stream:
-        try:
-            while True:
-                stream.write(b"x" * MIB)
-        except OSError as error:
-            assert error.errno == errno.ENOSPC
 
 
 def test_too_little_space_is_told_before_the_first_byte(hub: FaultyHub, path: Path, tmp_path: Path) -> None:

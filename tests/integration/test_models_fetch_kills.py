@@ -38,6 +38,12 @@ def start_sync(path: Path, root: Path, hub: FaultyHub, home: Path) -> "subproces
     )
 
 
+def peak_bytes(pid: int) -> int:
+    """Return the most memory that a process has had so far."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
 def test_a_kill_costs_one_chunk_a_connection_at_most(tmp_path: Path) -> None:
     # R17
     files = {"big.safetensors": os.urandom(MIB) * 192}
@@ -49,6 +55,8 @@ def test_a_kill_costs_one_chunk_a_connection_at_most(tmp_path: Path) -> None:
         while hub.sent < size // 2:
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.01)
+        # Half of it has come, and memory has not grown with it.
+        assert peak_bytes(process.pid) < 150 * MIB
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert not (root / "checkpoints").exists()

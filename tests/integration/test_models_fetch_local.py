@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.faulty_hub import COMMIT, MIB, FaultyHub, fetch_all, quick, write_manifest
+from tests.integration.faulty_hub import COMMIT, MIB, FaultyHub, fetch_all, quick
 from tests.integration.models_support import clean_environment, command
-from tests.integration.mounts import mounted
+from tests.integration.mounts import mounted, used_bytes
 
 from ltxops.errors import IntegrityError, NetworkError
 
@@ -26,16 +26,6 @@ def hub() -> Iterator[FaultyHub]:
         yield running
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return write_manifest(tmp_path, FILES)
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "models"
-
-
 @pytest.fixture(autouse=True)
 def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Point the Hugging Face cache to an empty folder and return it."""
@@ -48,11 +38,6 @@ def put_in_cache(cache: Path, hub: FaultyHub, content: bytes) -> Path:
     blob.parent.mkdir(parents=True)
     blob.write_bytes(content)
     return blob
-
-
-def used_bytes(folder: Path) -> int:
-    stat = os.statvfs(folder)
-    return (stat.f_blocks - stat.f_bfree) * stat.f_frsize
 
 
 def test_the_same_content_is_fetched_once_and_lies_on_disk_once(

@@ -14,11 +14,10 @@ from typing import Any
 
 import pytest
 from plugins.modules.ltxops_join import process_alive
-from tests.integration.models_support import RunningHub, clean_environment, command, ltxops
+from tests.integration.models_support import LORA, RunningHub, clean_environment, command, ltxops
 from tests.integration.pace import Pace, large_file
 
 SIZE = 48 * 1024 * 1024
-LORA = "loras/renamed.safetensors"
 
 
 @pytest.fixture
@@ -26,11 +25,6 @@ def hub(tmp_path: Path) -> Iterator[RunningHub]:
     large_file(tmp_path / "hub", "owner/lora/lora.safetensors", SIZE)
     with RunningHub(tmp_path) as running:
         yield running
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
 
 
 @pytest.fixture
@@ -171,6 +165,7 @@ def test_a_terminal_has_a_bar_for_the_file_and_one_for_all(hub: RunningHub, home
 def test_the_file_tells_how_far_it_is_and_how_it_ended(hub: RunningHub, home: Path, file: Path) -> None:
     hub.fault = Pace(hub, 16_000_000)
     seen = []
+    begin = time.monotonic()
     with subprocess.Popen(
         command(*sync(hub, "--progress-file", file)),
         env=clean_environment(home),
@@ -188,7 +183,7 @@ def test_the_file_tells_how_far_it_is_and_how_it_ended(hub: RunningHub, home: Pa
             seen.append(content(file)["updated"])
             time.sleep(0.02)
         process.communicate()
-    assert len(set(seen)) <= 6
+    assert len(set(seen)) <= time.monotonic() - begin + 2
     ended = content(file)
     assert (ended["state"], ended["exit_code"], ended["error"]) == ("done", 0, None)
     assert (ended["bytes_done"], ended["files_done"], ended["files"]) == (SIZE, 1, [])

@@ -3,24 +3,23 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.models_support import RunningHub, ltxops, run_sync
+from tests.integration.models_support import (
+    CHECKPOINT,
+    LORA,
+    RunningHub,
+    file_of,
+    leave_part,
+    ltxops,
+    run_sync,
+)
 
 from ltxops.models.store import Store
 
-LORA = "loras/renamed.safetensors"
-CHECKPOINT = "checkpoints/open.safetensors"
 FOLDER = "text_encoders/folder"
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[RunningHub]:
-    with RunningHub(tmp_path) as running:
-        yield running
 
 
 @pytest.fixture
@@ -165,24 +164,14 @@ def test_two_names_that_both_go_free_their_content_once(hub: RunningHub, root: P
 
 
 def test_parts_that_nobody_waits_for_go_and_others_stay(hub: RunningHub, root: Path) -> None:
-    wanted_part = _part_of_missing_lora(root)
+    item = file_of(hub, root, "lora")
+    (root / LORA).unlink()
+    wanted_part = leave_part(root, item, b"half")
     orphan = root / ".ltxops/incoming/orphan.safetensors.0123456789abcdef.part"
     orphan.write_bytes(b"orphan")
     gone = told(prune(hub, root, "--yes", "--json"))
     assert [row["path"] for row in gone["parts"]] == [orphan.relative_to(root).as_posix()]
     assert wanted_part.exists() and not orphan.exists()
-
-
-def _part_of_missing_lora(root: Path) -> Path:
-    from ltxops.models import manifest
-    from ltxops.models.plan import wanted_files
-
-    store = Store(root)
-    wanted = manifest.load(root.parent / "models.yaml")
-    [item], _ = wanted_files(wanted.profile("one"), {}, store.ledger.resolved)
-    (root / LORA).unlink()
-    store.part(item).write_bytes(b"half")
-    return store.part(item)
 
 
 def test_it_waits_for_no_sync_and_changes_nothing_then(hub: RunningHub, root: Path) -> None:

@@ -4,26 +4,21 @@ import json
 import os
 import pty
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.models_support import RunningHub, clean_environment, command, ltxops, run_sync
-
-from ltxops.models import manifest
-from ltxops.models.part import PartFile
-from ltxops.models.plan import wanted_files
-from ltxops.models.store import Store
-
-LORA = "loras/renamed.safetensors"
-CHECKPOINT = "checkpoints/open.safetensors"
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[RunningHub]:
-    with RunningHub(tmp_path) as running:
-        yield running
+from tests.integration.models_support import (
+    CHECKPOINT,
+    LORA,
+    RunningHub,
+    clean_environment,
+    command,
+    file_of,
+    leave_part,
+    ltxops,
+    run_sync,
+)
 
 
 @pytest.fixture
@@ -46,14 +41,10 @@ def told(result: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
 
 def half_arrived(hub: RunningHub, root: Path) -> int:
     """Take the LoRA away and leave the first half of it as a part; return its size."""
-    store = Store(root)
-    [item], _ = wanted_files(manifest.load(hub.manifest_path).profile("one"), {}, store.ledger.resolved)
+    item = file_of(hub, root, "lora")
     content = (root / LORA).read_bytes()
     (root / LORA).unlink()
-    part = PartFile(store.part(item), item.file)
-    part.write(memoryview(content[: len(content) // 2]), 0)
-    part.record(0, len(content) // 2)
-    part.close()
+    leave_part(root, item, content[: len(content) // 2])
     return len(content)
 
 
@@ -66,13 +57,16 @@ def test_status_shows_every_profile_and_what_is_on_its_way(hub: RunningHub, root
     one, everything, gated = seen["profiles"]
     assert (one["profile"], one["files"], one["files_present"], one["size"]) == ("one", 1, 0, size)
     assert everything["files"] == everything["files_present"] + 1
-    assert gated["files"] == 0 and seen["unresolved"] == ["gated"]
+    assert gated["files"] == 0 and gated["unresolved"] == seen["unresolved"] == ["gated"]
     text = run(hub, root, "status").stdout
     percent = 100 * (size // 2) // size
     assert f"arriving   {percent}%" in text and "present   100%" in text
     assert "profile one: 0 of 1 files, 0 B of " in text
     assert "unknown      ?          ?  loras/ (gated: not locked, not fetched yet)" in text
+    assert "profile gated: 0 of 0 files, 0 B of 0 B, not counting what is unknown: gated\n" in text
     assert text.rstrip().endswith("free")
+    elsewhere = run(hub, root / "typo", "status")
+    assert elsewhere.stdout.rstrip().endswith(f"free; there is no {root / 'typo'} yet")
     assert told(run(hub, root, "status", "--profile", "one", "--json"))["profiles"] == [one]
 
 

@@ -7,53 +7,35 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from aiohttp import web
-from tests.integration.models_support import RunningHub, clean_environment, command, run_sync
+from tests.integration.models_support import (
+    CHECKPOINT,
+    LORA,
+    RunningHub,
+    clean_environment,
+    command,
+    file_of,
+    leave_part,
+    leftovers,
+    run_sync,
+    write_lock,
+)
 
+from ltxops.embedded.hub import read_repositories
 from ltxops.errors import AccessDenied, BadInput, Busy, DiskFull, IntegrityError, NetworkError
 from ltxops.models import manifest
 from ltxops.models.hub import Hub
-from ltxops.models.lock import load, lock_path, save
-from ltxops.models.part import PartFile
-from ltxops.models.plan import wanted_files
+from ltxops.models.lock import lock_path, save
 from ltxops.models.store import Store
 from ltxops.models.sync import resolve
-
-LORA = "loras/renamed.safetensors"
-CHECKPOINT = "checkpoints/open.safetensors"
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[RunningHub]:
-    with RunningHub(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "models"
-
-
-def write_lock(hub: RunningHub) -> None:
-    """Lock what the hub has now, as far as it has no gate."""
-    wanted = manifest.load(hub.manifest_path)
-    save(lock_path(hub.manifest_path), resolve(wanted.profile("open"), Hub(hub.url, None), 4), wanted)
-
-
-def leftovers(root: Path) -> list[str]:
-    return [path.name for path in (root / ".ltxops/incoming").iterdir()]
 
 
 def kept_bytes(root: Path, hub: RunningHub) -> int:
     """Return how many bytes of the LoRA a rerun would not ask for again."""
-    wanted = manifest.load(hub.manifest_path)
-    store = Store(root)
-    files, _ = wanted_files(wanted.profile("one"), load(wanted), store.ledger.resolved)
-    return sum(store.arrived_bytes(item) for item in files)
+    return Store(root).arrived_bytes(file_of(hub, root, "lora"))
 
 
 def blocks(root: Path) -> int:
@@ -175,6 +157,24 @@ def test_a_new_version_replaces_the_old_one_only_when_it_is_proven(hub: RunningH
     with pytest.raises(IntegrityError):
         run_sync(hub, root, "one")
     assert (root / LORA).read_bytes() == old
+
+
+def test_a_new_version_takes_the_place_of_the_old_one_at_once(hub: RunningHub, root: Path) -> None:
+    write_lock(hub)
+    run_sync(hub, root, "one")
+    old = (root / LORA).read_bytes()
+    hub.file("owner/lora/lora.safetensors").write_bytes(os.urandom(2_000_000))
+    hub.repositories.update(read_repositories(manifest.load(hub.manifest_path), hub.folder))
+    write_lock(hub)
+
+    async def still_there(request: web.Request) -> web.StreamResponse | None:
+        assert (root / LORA).read_bytes() == old
+        return None
+
+    hub.fault = still_there
+    report = run_sync(hub, root, "one")
+    assert (report.fetched, report.removed) == ([LORA], [])
+    assert (root / LORA).stat().st_size == 2_000_000
 
 
 def test_another_run_on_the_same_root_is_refused(hub: RunningHub, root: Path) -> None:
@@ -341,6 +341,7 @@ def big_hub(tmp_path: Path) -> RunningHub:
 def test_killed_in_the_middle_the_rerun_finishes_with_the_rest(tmp_path: Path, root: Path) -> None:
     # R17, R26
     with big_hub(tmp_path) as hub:
+        write_lock(hub)
         size = hub.file("owner/lora/lora.safetensors").stat().st_size
         content = hub.file("owner/lora/lora.safetensors").read_bytes()
 
@@ -392,23 +393,16 @@ def test_a_beginning_that_cannot_be_continued_is_fetched_again(
     with big_hub(tmp_path) as hub:
         write_lock(hub)
         content = hub.file("owner/lora/lora.safetensors").read_bytes()
-        store = Store(root)
-        store.prepare()
 
         async def whole(request: web.Request) -> web.StreamResponse | None:
             return web.Response(body=content) if request.path.startswith("/cdn/") else None
 
-        wanted = manifest.load(hub.manifest_path)
-        [item], _ = wanted_files(wanted.profile("one"), load(wanted), {})
         beginning = content[:5_000_000]
         if fault == "ignored range":
             hub.fault = whole
         else:
             beginning = b"X" + beginning[1:]
-        part = PartFile(store.part(item), item.file)
-        part.write(memoryview(beginning), 0)
-        part.record(0, len(beginning))
-        part.close()
+        leave_part(root, file_of(hub, root, "lora"), beginning)
         assert run_sync(hub, root, "one").fetched == [LORA]
         assert (root / LORA).read_bytes() == content
         assert leftovers(root) == []

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -18,8 +19,9 @@ from ltxops.models.hub import Hub
 from ltxops.models.limits import Limits
 from ltxops.models.lock import LockedFile, LockedModel
 from ltxops.models.progress import Reporter
+from ltxops.models.report import Report
 from ltxops.models.store import Store
-from ltxops.models.sync import Report, sync
+from ltxops.models.sync import sync
 from ltxops.models.terminal import Lines
 from ltxops.models.xet import XetFailed, bring_by_xet
 
@@ -87,7 +89,7 @@ def xet(tmp_path: Path) -> Iterator[XetHub]:
         yield XetHub(hub, tmp_path / "store", content)
 
 
-def bring(xet: XetHub, path: Path, stall_seconds: float = 20) -> list[int]:
+def bring(xet: XetHub, path: Path, stall_seconds: float = 60) -> list[int]:
     counts: list[int] = []
     bring_by_xet(
         xet.hub.url + FILE,
@@ -133,7 +135,7 @@ def test_the_token_of_the_hub_goes_to_no_other_host(xet: XetHub, tmp_path: Path)
     assert ("GET", "/xet-token") not in xet.hub.requests
 
 
-def sync_with_xet(xet: XetHub, root: Path) -> Report:
+def sync_with_xet(xet: XetHub, root: Path, stall_seconds: float = 60) -> Report:
     wanted = manifest.load(xet.hub.manifest_path)
     models = [wanted.models["open"]]
     hub = Hub(xet.hub.url, None, attempts=3, backoff_seconds=0.01)
@@ -147,7 +149,8 @@ def sync_with_xet(xet: XetHub, root: Path) -> Report:
         jobs=2,
         wait_seconds=0,
         show=Reporter().add(Lines()),
-        limits=Limits(stall_seconds=3, xet=True),
+        limits=Limits(stall_seconds=stall_seconds, xet=True),
+        still_wanted=models,
     )
 
 
@@ -164,7 +167,7 @@ def test_a_sync_goes_on_by_plain_http_where_xet_hangs_and_says_so(
 ) -> None:  # R27
     xet.hang = True
     root = tmp_path / "root"
-    report = sync_with_xet(xet, root)
+    report = sync_with_xet(xet, root, stall_seconds=3)
     assert hashlib.sha256((root / report.fetched[0]).read_bytes()).hexdigest() == xet.sha256
     assert "Xet brought no byte for 3 s; going on by plain HTTP" in capsys.readouterr().err
     assert list((root / ".ltxops/incoming").iterdir()) == []
@@ -181,3 +184,16 @@ def test_what_xet_brings_is_proven_too(
     report = sync_with_xet(xet, root)
     assert hashlib.sha256((root / report.fetched[0]).read_bytes()).hexdigest() == xet.sha256
     assert "Xet brought a file that has sha256" in capsys.readouterr().err
+
+
+def test_a_sync_goes_on_by_plain_http_where_the_client_of_xet_is_not_installed(
+    xet: XetHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:  # R27
+    (tmp_path / "python").mkdir()
+    (tmp_path / "python/hf_xet.py").write_text("raise ImportError('there is no hf_xet')\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "python"))
+    root = tmp_path / "root"
+    report = sync_with_xet(xet, root)
+    assert hashlib.sha256((root / report.fetched[0]).read_bytes()).hexdigest() == xet.sha256
+    told = capsys.readouterr().err
+    assert re.search(r"Xet failed: .*hf_xet.*; going on by plain HTTP", told)

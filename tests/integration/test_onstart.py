@@ -117,7 +117,9 @@ def test_the_next_start_finds_nothing_to_do(container: Container) -> None:
 
 
 def test_after_the_container_was_stopped_the_programs_are_started_again(container: Container) -> None:
-    container.host.ssh("supervisorctl shutdown")  # which is not waited for: it refuses calls until it has ended
+    container.host.ssh(
+        "supervisorctl shutdown"
+    )  # which is not waited for: it refuses calls until it has ended
     again = container.start(**STORAGE)
     assert (again.returncode, "PLAY" in again.stdout) == (0, False), again.stdout[-3000:]
     assert container.programs().count("RUNNING") == 5

@@ -1,5 +1,6 @@
 """Scope host over SSH: a bare host with sshd and Python only becomes a guarded video host."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -100,6 +101,36 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, hub: str) -> Iterator[Fleet]
         yield Fleet(host, hub)
 
 
+def written_to(host: BareHost) -> dict[str, str]:
+    """What lies on top of the base file system, without what sshd and sudo note of a login."""
+    found = {}
+    for path in host.files.rglob("*"):
+        name = path.relative_to(host.files).as_posix()
+        # /tmp itself shows up once something was in it.
+        if not name.startswith(("var/log", "var/lib/sudo")) and name != "tmp":
+            plain = path.is_file() and not path.is_symlink()
+            found[name] = hashlib.sha1(path.read_bytes()).hexdigest() if plain else "no plain file"
+    return found
+
+
+def test_a_check_of_a_bare_host_tells_what_would_change_and_writes_nothing(fleet: Fleet) -> None:  # R47
+    before = written_to(fleet.host)
+    check = fleet.provision("--check", "--diff")
+    assert check.returncode == 0, check.stdout[-3000:]
+    assert changed_tasks(check.stdout) > 5
+    for shown in ("+# Starts the API wrapper.", "/etc/ltxops (new folder)", "+[program:comfyui]"):
+        assert shown in check.stdout, shown
+    assert written_to(fleet.host) == before
+
+
+def test_a_role_alone_on_a_bare_host_says_what_it_needs(fleet: Fleet) -> None:
+    before = written_to(fleet.host)
+    alone = fleet.provision("--tags", "gateway,smoke")
+    assert alone.returncode == 2
+    assert "run provision.yml without --tags" in last_line(alone.stdout)
+    assert written_to(fleet.host) == before
+
+
 @pytest.fixture(scope="module")
 def provisioned(fleet: Fleet) -> Fleet:
     first = fleet.provision()
@@ -116,6 +147,12 @@ def test_a_bare_host_gets_to_a_passed_smoke_generation(provisioned: Fleet) -> No
 def test_the_second_run_changes_nothing(provisioned: Fleet) -> None:  # R47
     second = provisioned.provision()
     assert (second.returncode, changed_tasks(second.stdout)) == (0, 0)
+
+
+@pytest.mark.parametrize("tag", ["base", "gateway", "cleanup", "supervisor"])
+def test_a_role_runs_alone_by_its_tag(provisioned: Fleet, tag: str) -> None:
+    alone = provisioned.provision("--tags", tag)
+    assert (alone.returncode, changed_tasks(alone.stdout)) == (0, 0), alone.stdout[-2000:]
 
 
 def test_what_the_vault_holds_reaches_the_wrapper(provisioned: Fleet) -> None:

@@ -8,9 +8,8 @@ import base64
 import json
 import subprocess
 import threading
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +19,7 @@ from urllib.error import HTTPError
 
 import pytest
 from tests.integration.demo_host import Demo, changed_tasks, free_ports, new_host
+from tests.support import wait_for
 
 from ltxops.generation import benchmark_workload
 
@@ -128,6 +128,10 @@ class Worker:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def wrapper_url(self) -> str:
+        return f"http://127.0.0.1:{self.host.ports['wrapper_port']}"
+
+    @property
     def tree(self) -> Path:
         return self.host.folder / "workspace/vast-pyworker"
 
@@ -138,8 +142,8 @@ class Worker:
     def signals(self) -> list[str]:
         return (self.host.folder / "state/pyworker/signals.log").read_text().splitlines()
 
-    def ask(self, auth: dict[str, Any], graph: Any) -> tuple[int, Any]:
-        body = {"auth_data": auth, "payload": {"input": {"workflow_json": graph}}}
+    def ask(self, auth: dict[str, Any], graph: Any, **fields: Any) -> tuple[int, Any]:
+        body = {"auth_data": auth, "payload": {"input": {"workflow_json": graph, **fields}}}
         request = urllib.request.Request(
             f"{self.url}/generate/sync", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
@@ -160,14 +164,6 @@ class Worker:
 def git(folder: Path, *arguments: str) -> str:
     command = ["git", "-c", "user.name=test", "-c", "user.email=test@example.invalid", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
-    return value
 
 
 def port_pair() -> int:
@@ -239,6 +235,10 @@ def test_the_worker_measures_our_workflow_and_reports_the_score(worker: Worker) 
     assert report["id"] == 4711
     assert report["mtoken"] == MASTER_TOKEN
     assert report["url"] == "http://192.0.2.7:40123"
+    assert worker.signals() == ["BACKENDS_READY"], "what it began its benchmark at"
+    # Every run of the benchmark was a job of the wrapper, under the id that the worker gave it.
+    with urllib.request.urlopen(f"{worker.wrapper_url}/metrics", timeout=10) as answer:
+        assert b'ltxops_jobs_total{status="completed"} 3.0' in answer.read()
     # The score is kept where the package looks for it, in a file that its user may write.
     kept = worker.tree / ".has_benchmark"
     assert float(kept.read_text()) == report["max_perf"]
@@ -264,9 +264,12 @@ def test_the_workflow_lies_where_the_worker_looks_for_it(worker: Worker) -> None
 def test_a_signed_request_comes_through_and_a_forged_one_does_not(worker: Worker) -> None:
     graph = json.loads((Path(__file__).parents[2] / "workflows/check.json").read_text())
     auth = worker.platform.sign("http://192.0.2.7:40123")
-    status, envelope = worker.ask(auth, graph)
-    assert (status, envelope["status"]) == (200, "completed")
+    webhook = {"url": "", "extra_params": {"user_id": "12345"}}
+    status, envelope = worker.ask(auth, graph, request_id="forwarded", s3={"region": ""}, webhook=webhook)
+    assert (status, envelope["status"], envelope["id"]) == (200, "completed", "forwarded")
     assert Path(envelope["output"][0]["local_path"]).is_file()
+    with urllib.request.urlopen(f"{worker.wrapper_url}/result/forwarded", timeout=10) as answer:
+        assert json.load(answer) == envelope, "as the wrapper has it, not changed on its way"
     assert worker.ask({**auth, "url": "http://192.0.2.8:1"}, graph)[0] == 401
 
 

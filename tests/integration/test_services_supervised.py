@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from ltxops.errors import CheckFailed
+from ltxops.upkeep import supervisor
 from ltxops.upkeep.supervisor import processes
 
 LTXOPS = [sys.executable, "-m", "ltxops.cli.main"]
@@ -283,3 +284,56 @@ def wait_for_socket(supervised: Supervised) -> None:
     while not supervised.socket.exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def pids(supervised: Supervised) -> dict[str, int]:
+    _, out, _ = supervised.run("status", "--json")
+    return {program["name"]: program["pid"] for program in json.loads(out)["programs"]}
+
+
+def test_apply_restarts_what_changed_starts_what_stands_still_and_nothing_else(  # R33
+    supervised: Supervised,
+) -> None:
+    for name in ("changed", "stopped", "gone", "same"):
+        supervised.add(name, "import time; time.sleep(600)")
+    supervised.start()
+    assert supervised.run("wait", "--timeout", "60")[0] == 0
+    before = pids(supervised)
+    supervisor.stop(supervised.socket, "user", "stopped")
+    configuration = supervised.folder / "s.conf"
+    sections = configuration.read_text().split("[program:")
+    kept = [part for part in sections if not part.startswith("gone]")]
+    text = "[program:".join(kept).replace("[program:changed]\n", '[program:changed]\nenvironment=A="b"\n')
+    configuration.write_text(text + text[text.index("[program:same]") :].replace(":same]", ":new]"))
+    supervised.programs[2]["name"] = "new"
+    code, out, errors = supervised.run("apply", "--timeout", "60", "--json")
+    assert code == 0, errors
+    assert sorted(json.loads(out)["changed"]) == ["changed", "gone", "new", "stopped"]
+    after = pids(supervised)
+    assert after["same"] == before["same"]
+    assert after["changed"] != before["changed"]
+    assert all(after.values())
+    code, out, errors = supervised.run("apply", "--timeout", "60", "--json")
+    assert (code, json.loads(out)["changed"], pids(supervised)) == (0, [], after)
+
+
+def test_apply_of_a_broken_configuration_leaves_all_as_it_runs(supervised: Supervised) -> None:  # R35
+    supervised.add("engine", "import time; time.sleep(600)")
+    supervised.start()
+    assert supervised.run("wait", "--timeout", "60")[0] == 0
+    before = pids(supervised)
+    configuration = supervised.folder / "s.conf"
+    configuration.write_text(configuration.read_text().replace("startsecs=1", "startsecs=soon"))
+    code, _, errors = supervised.run("apply", "--timeout", "60")
+    assert code == 1
+    assert "refuses its new configuration" in errors
+    assert pids(supervised) == before
+
+
+def test_apply_names_a_program_that_crashes_with_its_last_words(supervised: Supervised) -> None:  # R32
+    supervised.add("engine", CRASH)
+    supervised.start()
+    code, _, errors = supervised.run("apply", "--timeout", "60")
+    assert code == 1
+    assert "engine" in errors
+    assert "weights are missing" in errors

@@ -351,7 +351,7 @@ def test_one_failed_case_of_two_fails_the_whole_and_the_other_is_kept(tmp_path: 
         (["--steps", "5"], "no 'steps' to set in check"),
         (["--deadline", "0"], "--deadline 0 must be more than 0"),
         (["--log", "comfyui"], "--log 'comfyui' is not NAME=PATH"),
-        (["--token-file", "EMPTY"], "is empty; put the gateway's token into it"),
+        (["--token-file", "EMPTY"], "is empty; put the token into it"),
         (["--token-file", "NONE"], "cannot be read"),
         (["--token-file", "LINES"], "must hold one line"),
         (["--url", "localhost:8188"], "'localhost:8188' is not the URL of a service"),

@@ -114,6 +114,14 @@ def test_a_comfyui_that_hangs_is_given_up_and_stopped(tmp_path: Path) -> None:  
     assert not is_alive(int((tmp_path / "child.pid").read_text(encoding="utf-8")))
 
 
+def test_a_comfyui_that_registers_all_and_does_not_generate_is_told(tmp_path: Path) -> None:
+    main_py = checkout(tmp_path, ENGINE, workflows.required_classes())
+    assert import_gate.check_engine(PYTHON, main_py, None, 20).complaint is None
+    with pytest.raises(CheckFailed, match="ComfyUI does not generate"):
+        import_gate.check_engine(PYTHON, main_py, None, 20, generate=True)
+    assert not is_alive(int((tmp_path / "child.pid").read_text(encoding="utf-8")))
+
+
 def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="none/python does not exist"):
         import_gate.check_engine(tmp_path / "none/python", tmp_path / "main.py", None, 1)

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from aiohttp import web
 from tests.integration.no_delivery import NoDelivery
 
 from ltxops.errors import CheckFailed
+from ltxops.timing import in_time
 from ltxops.wrapper.backends import Backends
 from ltxops.wrapper.database import JobDatabase
 from ltxops.wrapper.deliverer import Deliverer
@@ -130,7 +131,7 @@ class Engine:
         return web.Response(status=404)
 
 
-Question = Callable[[Jobs, JobRequest, Backends], Awaitable[None]]
+Question = Callable[[Jobs, JobRequest, Backends], Coroutine[Any, Any, None]]
 
 
 def ask(
@@ -156,7 +157,7 @@ def ask(
             jobs = Jobs(store, backends, deliverer, settings)
             request = parse_request(body, deliverer.check)
             await backends.probe()
-            await asyncio.wait_for(question(jobs, request, backends), 20)
+            await in_time(question(jobs, request, backends), 20)
             await jobs.stop()
             store.close()
 

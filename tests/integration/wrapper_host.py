@@ -3,28 +3,18 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.error import HTTPError, URLError
+from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
+
+from tests.support import free_port as free_port
+from tests.support import wait_for as wait_for
 
 LTXOPS = [sys.executable, "-m", "ltxops.cli.main"]
 SIGNAL = "BACKENDS_READY"
-
-_T = TypeVar("_T")
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def call(url: str, body: object = None, *, raw: bytes | None = None) -> tuple[int, dict[str, str], Any]:
@@ -39,19 +29,6 @@ def call(url: str, body: object = None, *, raw: bytes | None = None) -> tuple[in
         text = response.read()
         headers = {name.lower(): value for name, value in response.headers.items()}
         return response.status, headers, json.loads(text) if text[:1] in b"{[" and text else None
-
-
-def wait_for(condition: Callable[[], _T], seconds: float = 20.0) -> _T:
-    """Return the first true value of `condition`."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            if value := condition():
-                return value
-        except (URLError, ConnectionError):
-            pass
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 class Process:

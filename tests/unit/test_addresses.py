@@ -63,6 +63,7 @@ def test_each_form_is_understood(text: str, address: Address) -> None:
         ("https://u:p@example.org/a.safetensors", "carries a user name"),
         ("https://example.org/a.safetensors?Token=abcdef", "carries a secret"),
         ("https://example.org/a.safetensors?X-Amz-Signature=abcdef", "carries a secret"),
+        ("https://example.org/a.safetensors?Expires=1&Signature=abcdef", "carries a secret"),
         ("https://example.org:port/a.safetensors", "is not a URL"),
         ("https://huggingface.co/o/r/discussions/1", "is not the page of a file"),
         ("https://huggingface.co/o/r/blob/main", "is not the page of a file"),

@@ -46,6 +46,13 @@ def test_a_bad_size_is_refused_with_the_value(text: str) -> None:
     assert repr(text) in str(caught.value)
 
 
+def test_zero_is_a_size_where_it_makes_sense() -> None:
+    assert parse_size("0", "--reserve", zero=True) == parse_size("0GiB", "--reserve", zero=True) == 0
+    assert parse_size("5GiB", "--reserve", zero=True) == 5 * 2**30
+    with pytest.raises(BadInput, match="--reserve is '512': give a whole number with a unit"):
+        parse_size("512", "--reserve", zero=True)
+
+
 def test_bytes_for_people() -> None:
     assert format_bytes(512) == "512 B"
     assert format_bytes(1536) == "1.5 KiB"

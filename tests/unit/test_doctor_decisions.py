@@ -88,6 +88,10 @@ def test_installed_versions_are_found(tmp_path: Path) -> None:
     assert versions.installed(comfyui, venv) == {"ComfyUI": "0.28.1", "ComfyUI-Manager": "3.30"}
     (venv / "lib/python3.11/site-packages/comfyui_manager-4.0.2.dist-info").mkdir(parents=True)
     assert versions.installed(comfyui, venv)["ComfyUI-Manager"] == "4.0.2"
+    (tmp_path / "comfyui_version.py").write_text('__version__ = "0.28.0"\n')
+    nowhere = tmp_path / "nowhere"
+    assert versions.installed(tmp_path, nowhere) == {"ComfyUI": "0.28.0"}
+    assert versions.installed(tmp_path, nowhere, comfyui / "custom_nodes")["ComfyUI-Manager"] == "3.30"
 
 
 def test_weak_and_old_tokens_are_named_without_their_value() -> None:

@@ -13,7 +13,13 @@ from ltxops.models.order import fetch_order
 from ltxops.models.pace import Pace
 from ltxops.models.plan import Wanted
 from ltxops.models.ranges import MIB, Spans, range_bytes
-from ltxops.models.retry import LONGEST_WAIT_SECONDS, asked_wait_seconds, backoff_seconds
+from ltxops.models.retry import (
+    LONGEST_WAIT_SECONDS,
+    Passing,
+    asked_wait_seconds,
+    backoff_seconds,
+    retried,
+)
 
 SIZE = 1000
 
@@ -63,7 +69,7 @@ def test_ranges_are_a_share_of_what_is_left(left: int, connections: int, expecte
 
 def rates(pace: Pace, each: float, whole: float, decisions: int) -> list[int]:
     """Decide again and again where a connection brings `each` and the line `whole` at most."""
-    return [pace.decide(min(pace.connections * each, whole)) for _ in range(decisions)]
+    return [pace.decide(min(pace.connections * each, whole), busy=False) for _ in range(decisions)]
 
 
 def test_connections_double_while_each_brings_its_share() -> None:
@@ -81,8 +87,15 @@ def test_a_step_that_brings_nothing_is_taken_back_and_tried_again_much_later() -
 
 def test_a_slow_start_of_the_last_step_is_enough() -> None:
     pace = Pace(32)
-    pace.decide(100.0)
-    assert pace.decide(130.0) == 16
+    pace.decide(100.0, busy=False)
+    assert pace.decide(130.0, busy=False) == 16
+
+
+def test_no_step_is_tried_while_the_processors_are_busy_and_one_that_did_not_pay_is_taken_back() -> None:
+    pace = Pace(32)
+    assert [pace.decide(40e6 * 4, busy=True) for _ in range(3)] == [4, 4, 4]
+    assert pace.decide(40e6 * 4, busy=False) == 8
+    assert pace.decide(40e6 * 4, busy=True) == 4
 
 
 def test_a_refusal_ends_the_growth_for_a_while() -> None:
@@ -108,6 +121,32 @@ def test_waits_double_with_jitter_up_to_a_minute() -> None:
     assert all(0.375 * 2**n <= wait <= 0.625 * 2**n for n, wait in enumerate(waits))
     assert len({backoff_seconds(0.5, 1) for _ in range(20)}) > 1
     assert backoff_seconds(0.5, 900) <= LONGEST_WAIT_SECONDS * 1.25
+
+
+@pytest.mark.parametrize(("progress", "attempts"), [([0] * 9, 3), ([0, 0, 0, 5, 5, 5, 5, 5, 5, 5], 4)])
+def test_a_call_is_tried_a_few_times_without_progress(progress: list[int], attempts: int) -> None:
+    # R23
+    calls: list[int] = []
+
+    def fail() -> None:
+        calls.append(1)
+        raise Passing("busy", wait_seconds=0.0)
+
+    with pytest.raises(Passing, match="busy"):
+        retried(fail, attempts=3, first_wait_seconds=0.0, progress=lambda: progress.pop(0))
+    assert len(calls) == attempts
+
+
+def test_what_will_not_pass_is_raised_at_once() -> None:
+    calls: list[int] = []
+
+    def fail() -> None:
+        calls.append(1)
+        raise KeyError("gone")
+
+    with pytest.raises(KeyError):
+        retried(fail, attempts=3, first_wait_seconds=0.0)
+    assert len(calls) == 1
 
 
 def test_what_the_smoke_needs_comes_first() -> None:

@@ -129,6 +129,18 @@ def test_what_is_no_manifest_at_all_is_refused(tmp_path: Path, text: str) -> Non
         load(tmp_path, text)
 
 
+def test_a_half_manifest_is_refused_wherever_it_ends(tmp_path: Path) -> None:
+    # R25: or it ends between two entries, and then what it says holds.
+    for end in range(1, len(GOOD) - 1, 3):
+        try:
+            half = load(tmp_path, GOOD[:end])
+        except BadInput as error:
+            assert str(error).startswith(f"{tmp_path}/models.yaml:")
+        else:
+            assert GOOD[:end].rstrip().endswith("small: {models: [encoder]}")
+            assert list(half.profiles) == ["small"]
+
+
 def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="there is no such file"):
         manifest.load(tmp_path / "absent.yaml")

@@ -8,7 +8,7 @@ import pytest
 from ltxops.errors import BadInput
 from ltxops.models import lock, manifest, overlay
 from ltxops.models.lock import LockedFile, LockedModel
-from ltxops.models.manifest import Model
+from ltxops.models.model import Model
 
 MANIFEST = """\
 version: 1

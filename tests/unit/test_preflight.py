@@ -19,6 +19,7 @@ NEED: dict[str, Any] = {
     "gpu_required": True,
     "nvidia_smi": "nvidia-smi",
     "comfyui_gpus": "auto",
+    "refusal_of_wrapper": "",
     "min_vram_gib": 24,
     "min_driver": "570.26",
     "models_root": "/workspace/ComfyUI/models",

@@ -9,7 +9,7 @@ import pytest
 from ltxops.errors import BadInput
 from ltxops.upkeep.health import Answer, tail
 from ltxops.upkeep.host import Program, load, parse
-from ltxops.upkeep.services import CONFIRM_SECONDS, EXITED_SECONDS, Status, Watch, complaints
+from ltxops.upkeep.services import CONFIRM_SECONDS, EXITED_SECONDS, SETTLED_SECONDS, Status, Watch, complaints
 from ltxops.upkeep.supervisor import Process, by_name
 
 GOOD: dict[str, Any] = {
@@ -42,6 +42,15 @@ def test_ready_takes_two_looks_at_one_process() -> None:
     assert not watch.ready(0.0)
     watch.see(status(), CONFIRM_SECONDS)
     assert watch.ready(CONFIRM_SECONDS)
+
+
+def test_one_that_has_run_for_long_is_ready_when_it_is_well_once() -> None:
+    watch = Watch()
+    old = Process("RUNNING", 7, 100, SETTLED_SECONDS, "", 0)
+    watch.see(Status(PROGRAM, old, Answer(False, "refused")), 0.0)
+    assert not watch.ready(0.0)
+    watch.see(Status(PROGRAM, old, Answer(True, "200")), 0.5)
+    assert watch.ready(0.5)
 
 
 def test_a_new_pid_or_a_bad_moment_starts_over() -> None:  # R32

@@ -12,6 +12,7 @@ import yaml
 
 from ltxops.cli import wrapper as command
 from ltxops.errors import BadInput, CheckFailed
+from ltxops.timing import in_time
 from ltxops.wrapper.answers import StrictJSON
 from ltxops.wrapper.backends import SILENCE_SECONDS, Backends, judge, parse_backends
 from ltxops.wrapper.faults import judge_error
@@ -114,7 +115,7 @@ def test_a_host_is_given_up_when_every_gpu_stays_broken(monkeypatch: pytest.Monk
                 on_unrecoverable=lambda: said.append("unrecoverable"),
             )
             with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(watching, 1)
+                await in_time(watching, 1)
 
     asyncio.run(watch(1))
     assert said == []
@@ -170,6 +171,33 @@ def test_places_are_given_in_the_order_of_coming() -> None:
     order, moves = asyncio.run(run())
     assert order == ["again", "a", "b", "c"]
     assert ("c", 4) in moves and ("c", 3) in moves and ("c", 1) in moves
+
+
+@pytest.mark.parametrize("seconds", [None, 60.0])
+def test_who_is_cancelled_in_the_moment_of_its_turn_gives_the_place_back(seconds: float | None) -> None:
+    async def run() -> None:
+        backends = Backends(["http://127.0.0.1:1"])
+        slots = Slots(backends, lambda job_id, place: None)
+        waiting = asyncio.create_task(slots.take("job", seconds=seconds))
+        await asyncio.sleep(0)
+        backends.all[0].state = "up"
+        backends.on_change()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert backends.all[0].active == 0 and len(slots) == 0
+
+    asyncio.run(run())
+
+
+def test_who_waits_too_long_leaves_the_queue() -> None:
+    async def run() -> None:
+        slots = Slots(Backends(["http://127.0.0.1:1"]), lambda job_id, place: None)
+        with pytest.raises(asyncio.TimeoutError):
+            await slots.take("job", seconds=0.01)
+        assert len(slots) == 0
+
+    asyncio.run(run())
 
 
 def test_a_taken_port_is_named() -> None:

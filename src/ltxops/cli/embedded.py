@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from ltxops.cli.output import Subparsers, add_command, emit
+from ltxops.cli.token import read_token
 from ltxops.errors import BadInput
 
 #: ComfyUI's own switches that change nothing here, taken so that one start script runs either engine.
@@ -103,14 +104,5 @@ def run_hub(args: argparse.Namespace) -> int:
     """Serve the embedded hub until it is told to stop."""
     from ltxops.embedded.hub import serve
 
-    token = None
-    if args.token_file is not None:
-        try:
-            token = args.token_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeError) as error:
-            raise BadInput(f"--token-file {args.token_file} cannot be read: {error}") from error
-        if not token:
-            raise BadInput(
-                f"--token-file {args.token_file} is empty: write the token into it, or leave it out"
-            )
+    token = read_token(args.token_file) if args.token_file is not None else None
     return serve(args.manifest, args.root, args.host, args.port, token)

@@ -74,7 +74,7 @@ def _add_gate(nouns: Subparsers) -> None:
         "gate",
         run_gate,
         "prove that an installed ComfyUI registers every node class the shipped workflows use",
-        "ltxops gate --python venvs/comfyui/bin/python --main ComfyUI/main.py",
+        "ltxops gate --python venv/bin/python --main ComfyUI/main.py --generate",
     )
     parser.add_argument("--python", type=Path, required=True, metavar="P", help="Python of ComfyUI's venv")
     parser.add_argument("--main", type=Path, required=True, metavar="M", help="main.py of the checkout")
@@ -90,6 +90,9 @@ def _add_gate(nouns: Subparsers) -> None:
         default=300.0,
         metavar="SECONDS",
         help="for ComfyUI to start (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--generate", action="store_true", help="also run the smoke case that needs neither weights nor a GPU"
     )
 
 
@@ -126,7 +129,9 @@ def run_gate(args: argparse.Namespace) -> int:
     """Run the import gate."""
     from ltxops.generation import import_gate
 
-    found = import_gate.check_engine(args.python, args.main, args.base_directory, args.timeout)
+    found = import_gate.check_engine(
+        args.python, args.main, args.base_directory, args.timeout, generate=args.generate
+    )
     if found.complaint:
         log(f"ltxops: {found.complaint}")
     emit(

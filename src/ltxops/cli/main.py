@@ -42,10 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except LtxopsError as error:
-        log(f"ltxops: {error}")
-        if args.json:
-            print(json.dumps({"ok": False, "error": str(error), "exit_code": error.exit_code}))
-        return error.exit_code
+        return _tell(args, error)
     except KeyboardInterrupt:
         log("ltxops: interrupted")
         return 130
@@ -53,6 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (head, less) went away; keep the interpreter from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        from ltxops.models.durable import explained
+
+        return _tell(args, explained(error))
+
+
+def _tell(args: argparse.Namespace, error: LtxopsError) -> int:
+    log(f"ltxops: {error}")
+    if args.json:
+        print(json.dumps({"ok": False, "error": str(error), "exit_code": error.exit_code}))
+    return error.exit_code
 
 
 if __name__ == "__main__":

@@ -1,10 +1,16 @@
 """`ltxops models add`: one file more, by what people have at hand."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ltxops.cli.model_options import add_options, hub_maker, hub_token, hub_urls
+from ltxops.cli.model_options import (
+    add_options,
+    hub_maker,
+    hub_token,
+    hub_urls,
+    path_argument,
+    reserve_bytes,
+)
 from ltxops.cli.output import Subparsers, add_command, emit
 from ltxops.errors import BadInput
 from ltxops.units import format_bytes
@@ -30,7 +36,7 @@ def add_verb(verbs: Subparsers) -> None:
     )
     add_options(manifest=(add,), hub=(add,), jobs=(add,), disk=(add,), wait=(add,))
     add.add_argument(
-        "--root", type=Path, metavar="DIR", help="bring it to this models folder of ComfyUI, too"
+        "--root", type=path_argument, metavar="DIR", help="bring it to this models folder of ComfyUI, too"
     )
     add.add_argument(
         "--dest",
@@ -60,6 +66,7 @@ def _add(args: argparse.Namespace) -> int:
 
     wish = Wish(args.dest, args.name, args.sha256.lower() if args.sha256 else None, args.trust_first_use)
     wish.check()
+    reserve = reserve_bytes(args)
     if args.trust_first_use and args.root is None:
         raise BadInput("--trust-first-use needs --root: only what came can be pinned")
     address = addresses.parse(args.what, hub_urls(args)[0])
@@ -70,14 +77,14 @@ def _add(args: argparse.Namespace) -> int:
     overlay.check(args.manifest, candidate.model)
     if store is not None:
         refuse_occupied(store, candidate)
-        candidate = _bring(args, store, candidate)
+        candidate = _bring(args, store, candidate, reserve)
     # Only now: an entry whose bytes turned out to be others would stand in the way of every sync.
     changed = overlay.add(args.manifest, candidate.model, candidate.entry, profiles)
     _report(args, candidate, profiles, changed)
     return 0
 
 
-def _bring(args: argparse.Namespace, store: "Store", candidate: "Candidate") -> "Candidate":
+def _bring(args: argparse.Namespace, store: "Store", candidate: "Candidate", reserve: int) -> "Candidate":
     """Bring the file to its place; return the candidate with its hash."""
     from ltxops.models.direct import place_unproven
     from ltxops.models.progress import showing
@@ -86,7 +93,7 @@ def _bring(args: argparse.Namespace, store: "Store", candidate: "Candidate") -> 
     with showing() as show:
         if candidate.proven_by is None:
             sha256 = place_unproven(
-                store, candidate.wanted, reserve_bytes=args.reserve, wait_seconds=args.wait, show=show
+                store, candidate.wanted, reserve_bytes=reserve, wait_seconds=args.wait, show=show
             )
             return candidate.with_sha256(sha256)
         sync(
@@ -94,11 +101,10 @@ def _bring(args: argparse.Namespace, store: "Store", candidate: "Candidate") -> 
             [candidate.model],
             {candidate.model.name: candidate.entry},
             hub=hub_maker(args),
-            reserve_bytes=args.reserve,
+            reserve_bytes=reserve,
             jobs=args.jobs,
             wait_seconds=args.wait,
             show=show,
-            sweep=False,
         )
     return candidate
 

@@ -2,21 +2,22 @@
 
 import argparse
 import os
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltxops.errors import BadInput, CheckFailed
+from ltxops.cli.output import log
+from ltxops.cli.token import read_token, require_sendable
+from ltxops.errors import CheckFailed
+from ltxops.units import parse_size
 
 if TYPE_CHECKING:
     from ltxops.models.hub import Hub
     from ltxops.models.lock import LockedModel
-    from ltxops.models.manifest import Model
+    from ltxops.models.manifest import Manifest
+    from ltxops.models.model import Model
     from ltxops.models.plan import State, Wanted
     from ltxops.models.store import Store
-
-_UNITS = {"": 1, "B": 1, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3, "TIB": 1024**4}
 
 Parsers = Iterable[argparse.ArgumentParser]
 
@@ -36,13 +37,17 @@ def add_options(
     """Add each group of options to the commands that have it."""
     for command in manifest:
         command.add_argument(
-            "--manifest", type=Path, default=Path("models.yaml"), metavar="FILE", help="default: models.yaml"
+            "--manifest",
+            type=path_argument,
+            default=Path("models.yaml"),
+            metavar="FILE",
+            help="default: models.yaml",
         )
     for command in profile:
         command.add_argument("--profile", required=True, metavar="NAME", help="a profile of the manifest")
     for command in root:
         command.add_argument(
-            "--root", type=Path, required=True, metavar="DIR", help="ComfyUI's models folder"
+            "--root", type=path_argument, required=True, metavar="DIR", help="ComfyUI's models folder"
         )
     for command in hub:
         command.add_argument(
@@ -74,25 +79,24 @@ def add_options(
     for command in disk:
         command.add_argument(
             "--reserve",
-            type=size_argument,
-            default=_UNITS["GIB"],
+            default="1GiB",
             metavar="SIZE",
-            help="disk to keep free, default: 1GiB",
+            help="disk to keep free, such as 5GiB, or 0; default: %(default)s",
         )
     for command in lock:
         command.add_argument("--require-lock", action="store_true", help="refuse models that are not locked")
     for command in wait:
         command.add_argument(
             "--wait",
-            type=float,
+            type=_seconds,
             default=0,
             metavar="SECONDS",
             help="how long to wait for another run on this root",
         )
 
 
-def read_inputs(args: argparse.Namespace) -> "tuple[list[Model], dict[str, LockedModel]]":
-    """Return the profile's models and the lock; what is wrong in them is found before anything else."""
+def read_inputs(args: argparse.Namespace) -> "tuple[Manifest, list[Model], dict[str, LockedModel]]":
+    """Return the manifest, the profile's models and the lock; what is wrong in them is found first of all."""
     from ltxops.models import lock, overlay
 
     wanted = overlay.load(args.manifest)
@@ -100,7 +104,7 @@ def read_inputs(args: argparse.Namespace) -> "tuple[list[Model], dict[str, Locke
     locked = lock.load(wanted)
     if getattr(args, "require_lock", False):
         lock.require(models, locked, lock.lock_path(args.manifest))
-    return models, locked
+    return wanted, models, locked
 
 
 def sync_command(args: argparse.Namespace) -> str:
@@ -116,13 +120,22 @@ def state_rows(states: "list[tuple[Wanted, State]]") -> list[dict[str, Any]]:
     ]
 
 
+def open_store(args: argparse.Namespace) -> "Store":
+    """Return the store of the root, to be looked at; says so when what was proven there is not known."""
+    from ltxops.models.store import Store
+
+    store = Store(args.root)
+    if store.ledger.problem:
+        log(f"ltxops: {store.ledger.problem}")
+    return store
+
+
 def known_files(args: argparse.Namespace) -> "tuple[Store, list[Wanted]]":
     """Return the profile's files without asking the hub. Raises CheckFailed when some were never resolved."""
     from ltxops.models.plan import wanted_files
-    from ltxops.models.store import Store
 
-    models, locked = read_inputs(args)
-    store = Store(args.root)
+    _, models, locked = read_inputs(args)
+    store = open_store(args)
     files, unknown = wanted_files(models, locked, store.ledger.resolved)
     if unknown:
         names = ", ".join(model.name for model in unknown)
@@ -154,25 +167,22 @@ def hub_urls(args: argparse.Namespace) -> list[str]:
 def hub_token(args: argparse.Namespace) -> str | None:
     """Return the hub's token from its file or HF_TOKEN, None when there is none."""
     if args.hf_token_file is not None:
-        try:
-            token = args.hf_token_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"--hf-token-file {args.hf_token_file} cannot be read: {error}") from error
-        if not token:
-            raise BadInput(f"--hf-token-file {args.hf_token_file} is empty")
-    else:
-        token = os.environ.get("HF_TOKEN", "").strip()
-    if not token.isascii() or not token.isprintable() or " " in token:
-        raise BadInput("the hub's token has characters that no token has; check HF_TOKEN or --hf-token-file")
+        return read_token(args.hf_token_file, "--hf-token-file")
+    token = os.environ.get("HF_TOKEN", "").strip()
+    require_sendable(token, "HF_TOKEN")
     return token or None
 
 
-def size_argument(text: str) -> int:
-    """Parse `0`, `512MiB`, `1.5GiB`. Raises ArgumentTypeError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text)
-    if match is None or match[2].upper() not in _UNITS:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a size; write it like 0, 512MiB or 1.5GiB")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+def reserve_bytes(args: argparse.Namespace) -> int:
+    """Return how much of the disk is to stay free."""
+    return parse_size(args.reserve, "--reserve", zero=True)
+
+
+def path_argument(text: str) -> Path:
+    """Parse a path. Raises ArgumentTypeError for an empty one, which would mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; is a variable of your shell not set?")
+    return Path(text)
 
 
 def _positive(text: str) -> int:
@@ -180,3 +190,14 @@ def _positive(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"'{text}' must be a whole number of 1 or more")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    """Parse seconds of 0 or more. Raises ArgumentTypeError."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' must be a number of seconds, 0 or more")
+    return seconds

@@ -5,7 +5,7 @@ import contextlib
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from ltxops.cli.model_options import add_options
+from ltxops.cli.model_options import add_options, open_store
 from ltxops.cli.output import Subparsers, add_command, emit
 from ltxops.errors import BadInput
 from ltxops.units import format_bytes
@@ -38,12 +38,11 @@ def _prune(args: argparse.Namespace) -> int:
     from ltxops.models.durable import disk_errors_explained
     from ltxops.models.plan import files_of_profiles
     from ltxops.models.prune import find, remove
-    from ltxops.models.store import Store
 
     wanted = overlay.load(args.manifest)
     names = list(dict.fromkeys(args.profile or wanted.profiles))
     locked = lock.load(wanted)
-    store = Store(args.root)
+    store = open_store(args)
     if not store.root.is_dir():
         raise BadInput(f"--root {args.root} is not there; give ComfyUI's models folder")
     # A root without the store's folder holds nothing of ours, and no lock either.

@@ -5,7 +5,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from ltxops.cli.model_options import add_options
+from ltxops.cli.model_options import add_options, open_store
 from ltxops.cli.output import Subparsers, add_command, emit
 from ltxops.units import format_bytes
 
@@ -32,10 +32,9 @@ def _status(args: argparse.Namespace) -> int:
     from ltxops.models import lock, overlay
     from ltxops.models.overview import look
     from ltxops.models.plan import State
-    from ltxops.models.store import Store
 
     wanted = overlay.load(args.manifest)
-    store = Store(args.root)
+    store = open_store(args)
     names = [args.profile] if args.profile is not None else list(wanted.profiles)
     seen = look(store, wanted, names, lock.load(wanted))
     result = {
@@ -68,13 +67,19 @@ def _lines(seen: "Overview") -> list[str]:
         f"{'unknown':9} {'?':>4} {'?':>10}  {model.dest} ({model.name}: not locked, not fetched yet)"
         for model in seen.unknown
     ]
-    return [*lines, *(_total(total) for total in seen.totals), f"disk: {format_bytes(seen.free)} free"]
+    return [*lines, *_end(seen)]
+
+
+def _end(seen: "Overview") -> list[str]:
+    there = "" if seen.root.is_dir() else f"; there is no {seen.root} yet"
+    return [*(_total(total) for total in seen.totals), f"disk: {format_bytes(seen.free)} free{there}"]
 
 
 def _total(total: "Total") -> str:
+    more = f", not counting what is unknown: {', '.join(total.unresolved)}" if total.unresolved else ""
     return (
         f"profile {total.profile}: {total.files_present} of {total.files} files, "
-        f"{format_bytes(total.size_present)} of {format_bytes(total.size)}"
+        f"{format_bytes(total.size_present)} of {format_bytes(total.size)}{more}"
     )
 
 
@@ -99,5 +104,5 @@ def _print_table(seen: "Overview") -> None:
         )
     console = Console()
     console.print(table)
-    for line in [*(_total(total) for total in seen.totals), f"disk: {format_bytes(seen.free)} free"]:
+    for line in _end(seen):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -11,7 +11,9 @@ from ltxops.cli.model_options import (
     add_options,
     hub_maker,
     known_files,
+    open_store,
     read_inputs,
+    reserve_bytes,
     state_rows,
     sync_command,
 )
@@ -76,17 +78,17 @@ def _plan(args: argparse.Namespace) -> int:
     from ltxops.errors import DiskFull
     from ltxops.models import rate
     from ltxops.models.plan import State
-    from ltxops.models.store import Store
     from ltxops.models.sync import make_plan
 
     chosen = rate.parse(args.rate) if args.rate is not None else None
-    models, locked = read_inputs(args)
-    store = Store(args.root)
+    reserve = reserve_bytes(args)
+    _, models, locked = read_inputs(args)
+    store = open_store(args)
     speed = chosen or rate.known(store.state)
-    plan = make_plan(store, models, locked, hub=hub_maker(args), reserve_bytes=args.reserve, jobs=args.jobs)
+    plan = make_plan(store, models, locked, hub=hub_maker(args), reserve_bytes=reserve, jobs=args.jobs)
     short = plan.space.short
     present = sum(state is State.PRESENT for _, state in plan.files)
-    result = {
+    result: dict[str, Any] = {
         "ok": not short,
         "profile": args.profile,
         "files": state_rows(plan.files),
@@ -104,9 +106,10 @@ def _plan(args: argparse.Namespace) -> int:
     if plan.space.needed:
         lines.append(f"to fetch: {format_bytes(plan.space.needed)}, {speed.estimate(plan.space.needed)}")
     verdict = plan.space.describe(str(store.root))
-    emit(args, result, "\n".join([*lines, verdict]))
     if short:
         log(f"ltxops: {verdict}")
+        result |= {"error": verdict, "exit_code": DiskFull.exit_code}
+    emit(args, result, "\n".join([*lines, verdict]))
     return DiskFull.exit_code if short else 0
 
 
@@ -119,18 +122,20 @@ def _sync(args: argparse.Namespace) -> int:
 
     args.json = args.json or args.events
     with showing(events=args.events, progress_file=args.progress_file) as show:
-        models, locked = read_inputs(args)
+        reserve = reserve_bytes(args)
+        wanted, models, locked = read_inputs(args)
         store = Store(args.root)
         report = sync(
             store,
             models,
             locked,
             hub=hub_maker(args),
-            reserve_bytes=args.reserve,
+            reserve_bytes=reserve,
             jobs=args.jobs,
             wait_seconds=args.wait,
             show=show,
             limits=Limits(connections=args.connections, xet=args.xet),
+            still_wanted=wanted.models.values(),
         )
     rate.record(store.state, report.bytes_fetched, report.seconds)
     text = (
@@ -178,7 +183,7 @@ def _verify(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     from ltxops.models.lock import missing_from
 
-    models, locked = read_inputs(args)
+    _, models, locked = read_inputs(args)
     rows: list[dict[str, Any]] = []
     for model in models:
         entry = locked.get(model.name)

@@ -14,7 +14,7 @@ _LOG_WIDTH = 200
 
 
 def register(nouns: Subparsers) -> None:
-    """Add `services status`, `services wait` and `services restart`."""
+    """Add `services status`, `services wait`, `services apply` and `services restart`."""
     services = nouns.add_parser(
         "services", help="what runs on this host", description="What runs on this host, and is it well."
     )
@@ -33,6 +33,13 @@ def register(nouns: Subparsers) -> None:
         "wait until every program is running and well; stop early when one cannot become so",
         "ltxops services wait --config /etc/ltxops/host.json --timeout 120",
     )
+    apply = add_command(
+        verbs,
+        "apply",
+        _apply,
+        "restart what changed in supervisord's configuration, and that alone; wait until all is well",
+        "ltxops services apply --config /etc/ltxops/host.json --timeout 120",
+    )
     restart = add_command(
         verbs,
         "restart",
@@ -40,9 +47,12 @@ def register(nouns: Subparsers) -> None:
         "restart one program and wait until it is well; exit 1 if it does not become so",
         "ltxops services restart --config /etc/ltxops/host.json --program comfyui",
     )
-    for parser in (status, wait, restart):
+    for parser in (status, wait, apply, restart):
         parser.add_argument("--config", required=True, metavar="FILE", help="the host description, host.json")
-    wait.add_argument("--timeout", default="120", metavar="SECONDS", help="how long to wait (default: 120)")
+    for parser in (wait, apply):
+        parser.add_argument(
+            "--timeout", default="120", metavar="SECONDS", help="how long to wait (default: 120)"
+        )
     restart.add_argument("--program", required=True, metavar="NAME", help="the program, as in host.json")
     restart.add_argument(
         "--timeout", default="300", metavar="SECONDS", help="how long it may take to stop and be well (300)"
@@ -75,6 +85,17 @@ def _wait(args: argparse.Namespace) -> int:
     outcome = wait(host, timeout, log)
     ready = "ready: " + ", ".join(program.name for program in host.programs)
     return _end(args, outcome, _result(host, outcome.statuses), ready)
+
+
+def _apply(args: argparse.Namespace) -> int:
+    from ltxops.upkeep.apply import apply
+    from ltxops.upkeep.host import load
+
+    timeout = _seconds(args.timeout)
+    host = load(args.config)
+    changed, outcome = apply(host, timeout, log)
+    text = f"changed: {', '.join(changed) or 'nothing'}; all is well"
+    return _end(args, outcome, {**_result(host, outcome.statuses), "changed": changed}, text)
 
 
 def _restart(args: argparse.Namespace) -> int:

@@ -1,16 +1,21 @@
-"""`ltxops wrapper serve`: the API service in front of ComfyUI."""
+"""`ltxops wrapper serve` and `wrapper check`; the other verbs are in drain.py."""
 
 import argparse
+import json
 import os
+import sys
 from pathlib import Path
 
+from ltxops.cli import drain
 from ltxops.cli.output import Subparsers, add_command, emit
+from ltxops.errors import BadInput
 
 
 def register(nouns: Subparsers) -> None:
     """Add this noun's verbs."""
     noun = nouns.add_parser("wrapper", help="the API service in front of ComfyUI")
     verbs = noun.add_subparsers(metavar="VERB", required=True)
+    drain.register(verbs)
     serve = add_command(
         verbs,
         "serve",
@@ -72,16 +77,50 @@ def register(nouns: Subparsers) -> None:
         help="whether a job is run once more when its ComfyUI or GPU is lost (default: %(default)s)",
     )
     serve.add_argument(
+        "--min-free",
+        # Below the 512MiB that the cleaners keep: with as much each cleaning would make room for one job.
+        default="256MiB",
+        metavar="SIZE",
+        help="free space on the disk of the outputs below which no job is taken or begun (default: "
+        "%(default)s)",
+    )
+    serve.add_argument(
         "--max-body-bytes",
         type=_count,
         default=50_000_000,
         metavar="BYTES",
         help="the largest request that is read (default: %(default)d)",
     )
+    add_command(
+        verbs,
+        "check",
+        _check,
+        "Say whether the wrapper would start with these settings of storage and webhooks: a JSON object of "
+        "environment variables on stdin.",
+        "ltxops wrapper check <settings.json",
+    )
+
+
+def _check(args: argparse.Namespace) -> int:
+    from ltxops.wrapper.delivery.settings import DeliverySettings
+
+    try:
+        given = json.load(sys.stdin)
+    except ValueError:
+        given = None
+    if not isinstance(given, dict):
+        raise BadInput(
+            'the settings on stdin are no JSON object; write them like {"S3_BUCKET_NAME": "videos"}'
+        )
+    DeliverySettings.from_environment({name: str(value) for name, value in given.items()})
+    emit(args, {"ok": True}, "the wrapper can start with these settings")
+    return 0
 
 
 def _serve(args: argparse.Namespace) -> int:
+    from ltxops.units import parse_size
     from ltxops.wrapper.backends import parse_backends
+    from ltxops.wrapper.drain import NAME
     from ltxops.wrapper.serve import Settings, serve
     from ltxops.wrapper.settings import JobSettings
 
@@ -96,7 +135,9 @@ def _serve(args: argparse.Namespace) -> int:
                 input_directory=args.input_directory.absolute() if args.input_directory else None,
                 max_waiting=args.max_waiting,
                 deadline_seconds=args.job_timeout,
+                min_free_bytes=parse_size(args.min_free, "--min-free"),
                 retry_lost=args.on_backend_loss == "retry",
+                drain_file=args.state.absolute() / NAME,
             ),
             backend_timeout_seconds=args.backend_timeout,
             max_body_bytes=args.max_body_bytes,

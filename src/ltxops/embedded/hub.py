@@ -24,7 +24,8 @@ from ltxops.embedded.weights import files_of, is_large
 from ltxops.errors import BadInput, CheckFailed
 from ltxops.models import manifest
 from ltxops.models.durable import write_bytes
-from ltxops.models.manifest import Manifest, Model
+from ltxops.models.manifest import Manifest
+from ltxops.models.model import Model
 
 NAME = "embedded hub (stand-in for Hugging Face, tiny files)"
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import struct
 
-from ltxops.models.manifest import Model
+from ltxops.models.model import Model
 
 _NOTE = "ltxops stand-in: no trained weights"
 _SHARDS = 5

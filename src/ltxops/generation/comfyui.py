@@ -24,6 +24,7 @@ from ltxops.generation.execution import (
 )
 from ltxops.generation.following import Following, fetch_history, open_socket
 from ltxops.generation.transport import ServiceDown, Transport, decode_leniently
+from ltxops.timing import in_time
 
 __all__ = [
     "ComfyClient",
@@ -214,7 +215,7 @@ class ComfyClient:
         self, job: Execution, following: Following, deadline: float, allowed_seconds: float
     ) -> Execution:
         try:
-            await asyncio.wait_for(following.to_the_end(), max(0.0, deadline - time.monotonic()))
+            await in_time(following.to_the_end(), max(0.0, deadline - time.monotonic()))
         except asyncio.TimeoutError:
             at = f"node {job.last_node} was the last to run" if job.last_node else "no node had started"
             raise DeadlineExceeded(

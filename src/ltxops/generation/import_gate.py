@@ -1,4 +1,5 @@
-"""The import gate: does an installed ComfyUI, with its custom nodes, register the classes our workflows use?
+"""The import gate: does an installed ComfyUI, with its custom nodes, register the classes our workflows use,
+and does it generate?
 
 A custom node whose import fails costs ComfyUI one line in its log and nothing else; the first to notice would
 be a customer's job. So ComfyUI is started once, without a GPU and away from its own files, and is asked.
@@ -20,7 +21,8 @@ from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
 from ltxops.errors import BadInput, CheckFailed
-from ltxops.generation import report, workflows
+from ltxops.generation import report, smoke, workflows
+from ltxops.generation.proof import Settings
 
 _TAIL_LINES = 15
 _POLL_SECONDS = 0.25
@@ -49,13 +51,14 @@ class Registration:
 
 
 def check_engine(
-    python: Path, main: Path, base_directory: Path | None, timeout_seconds: float
+    python: Path, main: Path, base_directory: Path | None, timeout_seconds: float, *, generate: bool = False
 ) -> Registration:
     """Start ComfyUI's `main` with `python` and hold what it registers against what our workflows use.
 
-    `base_directory` holds its custom_nodes and models; None: the folder of `main`. Whatever was started is
-    stopped again, children included. Raises BadInput when a path is wrong, CheckFailed when ComfyUI ends or
-    does not answer within `timeout_seconds`, with the last lines that it printed.
+    `base_directory` holds its custom_nodes and models; None: the folder of `main`. With `generate`, and where
+    no class is missing, it also runs the smoke case that needs no weights. Whatever was started is stopped
+    again, children included. Raises BadInput when a path is wrong, CheckFailed when ComfyUI ends, does not
+    answer within `timeout_seconds`, or does not generate, with the last lines that it printed.
     """
     base = base_directory if base_directory is not None else main.parent
     for path, is_there in ((python, python.is_file()), (main, main.is_file()), (base, base.is_dir())):
@@ -72,11 +75,13 @@ def check_engine(
         command += ["--port", str(port), "--disable-auto-launch", "--base-directory", str(sandbox)]
         with _running(command, main.resolve().parent, log) as process:
             info = _wait_for_info(process, port, log, timeout_seconds)
+            missing = [name for name in workflows.required_classes() if name not in info]
+            if generate and not missing:
+                _generate(port, sandbox / "proof", log, timeout_seconds)
         printed = log.read_text(errors="replace").splitlines()
-    required = workflows.required_classes()
     return Registration(
-        needed=len(required),
-        missing=[name for name in required if name not in info],
+        needed=len(workflows.required_classes()),
+        missing=missing,
         # ComfyUI's own words for a file of nodes that it could not import (nodes.py of 0.3 to 0.28).
         failed_imports=[line.strip() for line in printed if line.startswith("Cannot import ")],
     )
@@ -126,6 +131,20 @@ def _wait_for_info(
             if isinstance(info, dict):
                 return info
         time.sleep(_POLL_SECONDS)
+
+
+def _generate(port: int, folder: Path, log: Path, timeout_seconds: float) -> None:
+    settings = Settings(
+        url=f"http://127.0.0.1:{port}",
+        out=folder,
+        token=None,
+        deadline_seconds=timeout_seconds,
+        values={},
+        logs={},
+    )
+    case = smoke.run(settings, ["check"], lambda event: None)
+    if not case["ok"]:
+        raise CheckFailed(f"ComfyUI does not generate ({case['error']}); it printed:\n{_last(log)}")
 
 
 def _last(log: Path) -> str:

@@ -11,7 +11,7 @@ from ltxops.models import safetensors
 from ltxops.models.addresses import Address, HubAddress, LinkAddress, PathAddress, last_part, shown
 from ltxops.models.durable import disk_errors_explained
 from ltxops.models.lock import LockedFile, LockedModel, selection
-from ltxops.models.manifest import MODEL_NAME, STATE_FOLDER, Model, path_problem
+from ltxops.models.model import MODEL_NAME, STATE_FOLDER, Model, path_problem
 from ltxops.models.plan import Wanted
 from ltxops.models.proof import digest_of
 

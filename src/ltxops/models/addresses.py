@@ -11,7 +11,7 @@ REPOSITORY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9.
 
 _HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
 _SECRETS = frozenset({"token", "access_token", "api_key", "apikey", "key", "password", "secret", "sig"})
-_SIGNATURE = "x-amz-signature"
+_SIGNATURES = frozenset({"signature", "x-amz-signature", "x-goog-signature"})
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def url_problem(url: str) -> str | None:
     if parts.username is not None or parts.password is not None:
         return "carries a user name; download the file yourself and add it by its path"
     keys = {key.lower() for key, _ in parse_qsl(parts.query, keep_blank_values=True)}
-    if keys & _SECRETS or _SIGNATURE in keys:
+    if keys & (_SECRETS | _SIGNATURES):
         return (
             "carries a secret in its query, which would be kept where others can read it; download the file "
             "yourself and add it by its path"

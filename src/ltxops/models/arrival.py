@@ -11,11 +11,14 @@ from ltxops.models.answers import Body, Unlike
 from ltxops.models.hub import Hub
 from ltxops.models.part import PartFile
 from ltxops.models.plan import Wanted
+from ltxops.models.proof import Digest
 from ltxops.models.ranges import Spans
 from ltxops.models.retry import backoff_seconds
 
 _MOST_RESTARTS = 2
-_FOLLOW_BYTES = 2 * 1024 * 1024
+_FOLLOW_BYTES = 8 * 1024 * 1024
+#: A thread that writes the next bytes hashes them itself when it is not further ahead of the hash than this.
+_NEAR_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(eq=False)
@@ -45,11 +48,10 @@ class Arrival:
     part: PartFile | None = None
     spans: Spans = field(default_factory=Spans)
     active: list[Task] = field(default_factory=list)
-    #: How often it was started over; bytes of an earlier life do not count.
-    life: int = 0
     restarting: bool = False
-    #: How many bytes have been hashed, or are being hashed now.
-    followed: int = 0
+    #: Whether a thread is hashing; only that one may use `digest` then.
+    hashing: bool = False
+    digest: Digest = field(init=False)
     #: Bytes that an earlier run left and this one has not proven yet.
     resumed: int = 0
     error: Exception | None = None
@@ -67,6 +69,9 @@ class Arrival:
     round: int = 0
     renewals: int = 0
     restarts: int = 0
+
+    def __post_init__(self) -> None:
+        self.digest = Digest(self.item.file)
 
     @property
     def size(self) -> int:
@@ -217,12 +222,24 @@ class Arrival:
         self.link, self.settled = None, False
 
     def _reset_when_idle(self) -> None:
-        if self.restarting and not self.active and self.part is not None:
+        if self.restarting and not self.active and not self.hashing and self.part is not None:
             self.part.restart()
-            self.spans, self.resumed, self.followed, self.restarting = Spans(), 0, 0, False
-            self.life += 1
+            self.spans, self.resumed, self.restarting = Spans(), 0, False
+            self.digest.restart()
+
+    def take_hash(self, task: Task) -> bool:
+        """Let the thread that has just written for `task` hash, if those are the next bytes or nearly so."""
+        if self.hashing or self.restarting or task.position != self.spans.prefix():
+            return False
+        self.hashing = task.position - self.digest.size <= _NEAR_BYTES
+        return self.hashing
+
+    def leave_hash(self) -> None:
+        """The thread that hashed is done."""
+        self.hashing = False
+        self._reset_when_idle()
 
     def worth_following(self) -> bool:
-        """Tell whether there are bytes to hash, enough of them to be worth waking a thread."""
+        """Tell whether nobody hashes and enough bytes wait for it to be worth waking a thread."""
         prefix = self.spans.prefix()
-        return prefix - self.followed >= _FOLLOW_BYTES or prefix == self.size
+        return not self.hashing and (prefix - self.digest.size >= _FOLLOW_BYTES or prefix == self.size)

@@ -78,14 +78,25 @@ class Board:
         with self.lock:
             return task.arrival.missing(task, count)
 
-    def wrote(self, task: Task, count: int) -> bool:
-        """Count bytes as written; return whether to go on."""
+    def wrote(self, task: Task, count: int, *, at_hand: bool) -> tuple[bool, bool]:
+        """Count bytes as written; return whether to go on, and whether to hash them now.
+
+        Only a thread that has the bytes `at_hand` is asked to, and has to call `hashed` then.
+        """
         arrival = task.arrival
         with self.lock:
             self.arrived += arrival.wrote(task, count)
+            hash_here = at_hand and arrival.take_hash(task)
             if arrival.worth_following():
                 arrival.news.notify()
-            return not (self.stopped or arrival.restarting or arrival.error or arrival.closing)
+            return not (self.stopped or arrival.restarting or arrival.error or arrival.closing), hash_here
+
+    def hashed(self, arrival: Arrival) -> None:
+        """The thread that was asked to hash has done so."""
+        with self.lock:
+            arrival.leave_hash()
+            if arrival.worth_following():
+                arrival.news.notify()
 
     def served_beside(self, task: Task) -> bool:
         """Tell whether others are being served bytes of the same file. Call with the lock held."""
@@ -139,8 +150,8 @@ class Board:
         ]
         if not gaps:
             return None
-        # Where the most is left for each connection, so that files which came together end together.
-        arrival, gap = max(gaps, key=lambda pair: _left_each(pair[0]))
+        # One thread a file as far as they go: the one that writes a file's next bytes can hash them at hand.
+        arrival, gap = min(gaps, key=lambda pair: (len(pair[0].active), pair[0].digest.size - pair[0].size))
         return arrival.task(gap, range_bytes(self.unclaimed(), self.pace.most))
 
     def unclaimed(self) -> int:
@@ -156,7 +167,3 @@ class Board:
         now = time.monotonic()
         waits = [arrival.not_before - now for arrival in self.open if arrival.not_before > now]
         return min([*waits, _LONGEST_WAIT_SECONDS])
-
-
-def _left_each(arrival: Arrival) -> float:
-    return (arrival.size - arrival.spans.total) / (len(arrival.active) + 1)

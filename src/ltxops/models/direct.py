@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from ltxops.errors import CheckFailed, DiskFull, IntegrityError, LtxopsError
 from ltxops.models.addresses import shown
@@ -16,11 +16,10 @@ from ltxops.models.durable import disk_errors_explained
 from ltxops.models.plan import Space, Wanted
 from ltxops.models.progress import Display
 from ltxops.models.proof import Digest
+from ltxops.models.report import Report
+from ltxops.models.retry import Passing
 from ltxops.models.store import Store
 from ltxops.units import format_bytes
-
-if TYPE_CHECKING:
-    from ltxops.models.sync import Report
 
 #: Told the bytes as they come; less than 0 when some have to come again.
 Arrived = Callable[[int], None]
@@ -28,7 +27,7 @@ Arrived = Callable[[int], None]
 _CHUNK_BYTES = 1024 * 1024
 
 
-def place_all(store: Store, items: list[Wanted], report: "Report", show: Display) -> None:
+def place_all(store: Store, items: list[Wanted], report: Report, show: Display) -> None:
     """Bring and place files of no repository, one after the other, and add them to `report`.
 
     One that fails does not keep the others from coming, unless the disk is full; the first failure is raised
@@ -162,7 +161,7 @@ class _Sink:
 
     def _download(self, url: str) -> None:
         # Imported late: a sync that needs no link does without an HTTP library.
-        from ltxops.models.link import Passing, answer, first, total
+        from ltxops.models.link import answer, first, total
 
         begin, size = self._digest.size, self._wanted.file.size
         if begin == size:

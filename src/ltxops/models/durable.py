@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ltxops.errors import CheckFailed, DiskFull
+from ltxops.errors import CheckFailed, DiskFull, LtxopsError
 
 
 @contextlib.contextmanager
@@ -16,12 +16,20 @@ def disk_errors_explained(where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        place = error.filename or where
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(
-                f"{place}: the disk is full; free some space and run again: nothing is lost"
-            ) from error
-        raise CheckFailed(f"{place}: {error.strerror or error}; check its owner, mode and disk") from error
+        raise explained(error, where) from error
+
+
+def explained(error: OSError, where: Path | None = None) -> LtxopsError:
+    """Return the sentence for what the operating system refuses, at `where` if it does not tell itself."""
+    place = error.filename or where or "the operating system"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"{place}: the disk is full; free some space and run again: nothing is lost")
+    return CheckFailed(f"{place}: {reason(error)}; check its owner, mode and disk")
+
+
+def reason(error: Exception) -> str:
+    """Return what went wrong in words alone: the message around it names the file already."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def sync_folder(folder: Path) -> None:

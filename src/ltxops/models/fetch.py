@@ -6,6 +6,7 @@ many connections pay, and shows how far everything is.
 """
 
 import errno
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,9 @@ _TICK_SECONDS = 0.1
 #: How long a rate is measured, from when all connections bring bytes or that became unlikely.
 _MEASURE_SECONDS = 0.3
 _FIRST_BYTES_SECONDS = 1.5
+#: Of the time of all processors: with this much used for what arrives, one more connection brings nothing.
+_BUSY = 0.75
+_PROCESSORS = len(os.sched_getaffinity(0))
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -182,23 +186,25 @@ class _Meter:
     def __init__(self, board: Board) -> None:
         self._board = board
         self._changed = time.monotonic()
-        self._start: float | None = None
-        self._bytes = 0
+        #: When measuring began, the bytes that had arrived then, and the processor time used.
+        self._from: tuple[float, int, float] | None = None
 
     def tick(self, now: float) -> None:
         """Look at the board; decide when enough has been measured."""
         board = self._board
         with board.lock:
-            if self._start is None:
+            if self._from is None:
                 # New connections need a while before they show what they bring.
                 if board.served() >= board.pace.connections or now - self._changed >= _FIRST_BYTES_SECONDS:
-                    self._start, self._bytes = now, board.arrived
+                    self._from = (now, board.arrived, time.process_time())
                 return
-            if now - self._start < _MEASURE_SECONDS or not board.unclaimed():
+            start, arrived, processor = self._from
+            if now - start < _MEASURE_SECONDS or not board.unclaimed():
                 return
+            busy = time.process_time() - processor > _BUSY * _PROCESSORS * (now - start)
             before = board.pace.connections
-            after = board.pace.decide((board.arrived - self._bytes) / (now - self._start))
-            self._start, self._bytes = (now, board.arrived) if after == before else (None, 0)
+            after = board.pace.decide((board.arrived - arrived) / (now - start), busy=busy)
+            self._from = (now, board.arrived, time.process_time()) if after == before else None
             self._changed = now
 
 

@@ -1,4 +1,9 @@
-"""Hashing a file while it arrives: over the bytes that are there without a gap, read back from memory."""
+"""Hashing a file while it arrives: over the bytes that are there without a gap.
+
+The thread that writes the next bytes hashes them at hand; what came out of order is read back from memory.
+"""
+
+from collections.abc import Callable
 
 from ltxops.errors import IntegrityError, LtxopsError
 from ltxops.models.arrival import Arrival
@@ -18,51 +23,55 @@ def follow(board: Board, arrival: Arrival, part: PartFile) -> Digest:
 
     Raises IntegrityError for a hash that is wrong, Stopped, and what went wrong with the file elsewhere.
     """
-    digest = Digest(arrival.item.file)
     buffer = memoryview(bytearray(min(_BUFFER_BYTES, max(arrival.size, 1))))
-    life = arrival.life
     while True:
         with board.lock:
-            while _nothing_to_do(board, arrival, life):
+            while _nothing_to_do(board, arrival):
                 arrival.news.wait()
             if arrival.error is not None:
                 raise arrival.error
             if board.stopped:
                 raise Stopped("stopped")
-            end = arrival.followed = arrival.spans.prefix()
-            if arrival.life != life:
-                life = arrival.life
-                digest.restart()
-                continue
-        _hash(board, part, digest, end, buffer)
-        if digest.size < arrival.size or board.stopped:
-            continue
-        problem = digest.mismatch()
+            end = arrival.spans.prefix()
+            arrival.hashing = True
+        hash_until(end, arrival.digest, part, buffer, lambda: board.stopped)
         with board.lock:
-            if arrival.restarting or arrival.life != life:
-                continue
-            if problem is None:
-                arrival.closing = True
-                return digest
-            if not arrival.resumed:
-                raise _wrong(arrival, problem)
-            # The beginning came from an earlier run, so it may be that which is bad.
-            arrival.start_over()
+            if _proven(board, arrival):
+                return arrival.digest
+            arrival.leave_hash()
             board.work.notify_all()
 
 
-def _nothing_to_do(board: Board, arrival: Arrival, life: int) -> bool:
-    if board.stopped or arrival.error is not None or arrival.life != life:
+def _nothing_to_do(board: Board, arrival: Arrival) -> bool:
+    if board.stopped or arrival.error is not None:
         return False
     return arrival.restarting or not arrival.worth_following()
 
 
-def _hash(board: Board, part: PartFile, digest: Digest, end: int, buffer: memoryview) -> None:
-    while digest.size < end and not board.stopped:
+def hash_until(
+    end: int, digest: Digest, part: PartFile, buffer: memoryview, stopped: Callable[[], bool]
+) -> None:
+    """Read the part back from where `digest` stands to `end`. Raises OSError."""
+    while digest.size < end and not stopped():
         count = part.read_into(buffer[: end - digest.size], digest.size)
         if not count:
             raise OSError(f"{part.path} became shorter while it was written")
         digest.update(buffer[:count])
+
+
+def _proven(board: Board, arrival: Arrival) -> bool:
+    """Judge what was hashed, with the lock held; False when there is more to wait for."""
+    if arrival.digest.size < arrival.size or board.stopped or arrival.restarting:
+        return False
+    problem = arrival.digest.mismatch()
+    if problem is None:
+        arrival.closing = True
+        return True
+    if not arrival.resumed:
+        raise _wrong(arrival, problem)
+    # The beginning came from an earlier run, so it may be that which is bad.
+    arrival.start_over()
+    return False
 
 
 def _wrong(arrival: Arrival, problem: str) -> IntegrityError:

@@ -9,7 +9,7 @@ from ltxops import __version__
 from ltxops.errors import BadInput, LtxopsError, NetworkError
 from ltxops.models.connection import origin_of
 from ltxops.models.lock import LockedModel
-from ltxops.models.manifest import Model
+from ltxops.models.model import Model
 
 Result = TypeVar("Result")
 

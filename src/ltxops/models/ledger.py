@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ltxops.models.durable import write_text
+from ltxops.models.durable import reason, write_text
 from ltxops.models.lock import LockedFile, LockedModel
 
 
@@ -58,7 +58,7 @@ class Ledger:
             pass
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             self.files, self.resolved = {}, {}
-            self.problem = f"{path} cannot be used ({error}); every file is hashed again"
+            self.problem = f"{path} cannot be used ({reason(error)}); every file has to be hashed again"
 
     def prove(self, dest: str, proof: Proof) -> None:
         """Record the proof of a file that lies under its final name, and save."""

@@ -1,7 +1,6 @@
 """What lies behind a link: its first bytes, or all of them; never by a way on which they could be changed."""
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -10,8 +9,9 @@ import httpx2
 
 from ltxops import __version__
 from ltxops.errors import AccessDenied, BadInput, NetworkError
+from ltxops.models import retry
 from ltxops.models.addresses import is_loopback, shown
-from ltxops.models.retry import PASSING_STATUS, asked_wait_seconds, backoff_seconds
+from ltxops.models.retry import PASSING_STATUS, Passing, asked_wait_seconds
 
 Result = TypeVar("Result")
 
@@ -20,14 +20,6 @@ _BACKOFF_SECONDS = 0.5
 _CHUNK_BYTES = 1024 * 1024
 _REDIRECTS = 5
 _TIMEOUT = httpx2.Timeout(30.0, connect=10.0)
-
-
-class Passing(Exception):
-    """A failure that may be gone at the next try; `wait_seconds` is what the server asked for."""
-
-    def __init__(self, reason: str, wait_seconds: float | None = None) -> None:
-        super().__init__(reason)
-        self.wait_seconds = wait_seconds
 
 
 @dataclass(frozen=True)
@@ -61,7 +53,7 @@ def read_start(url: str, count: int, headers: dict[str, str] | None = None) -> S
                     break
             return Start(bytes(data[:count]), size, _file_name(response))
 
-    return retried(url, attempt, lambda: 0)
+    return retried(url, attempt)
 
 
 @contextlib.contextmanager
@@ -137,20 +129,24 @@ def _file_name(response: httpx2.Response) -> str | None:
     return None
 
 
-def retried(url: str, call: Callable[[], Result], progress: Callable[[], int]) -> Result:
-    """Run `call` until it works, a few times at most without `progress` in between."""
-    failures = 0
-    while True:
-        before = progress()
+def retried(url: str, call: Callable[[], Result], progress: Callable[[], int] = lambda: 0) -> Result:
+    """Run `call` until it works, a few times at most without `progress` in between.
+
+    Raises NetworkError, and what `call` raises but Passing.
+    """
+
+    def attempt() -> Result:
         try:
             return call()
-        except (httpx2.RequestError, Passing) as error:
-            failures = 1 if progress() > before else failures + 1
-            if failures >= _ATTEMPTS:
-                reason = str(error) or type(error).__name__
-                raise NetworkError(
-                    f"{shown(url)} could not be had in {failures} attempts ({reason}); run again later: what "
-                    "has arrived is kept"
-                ) from error
-            asked = error.wait_seconds if isinstance(error, Passing) else None
-            time.sleep(backoff_seconds(_BACKOFF_SECONDS, failures) if asked is None else asked)
+        except httpx2.RequestError as error:
+            raise Passing(str(error) or type(error).__name__) from error
+
+    try:
+        return retry.retried(
+            attempt, attempts=_ATTEMPTS, first_wait_seconds=_BACKOFF_SECONDS, progress=progress
+        )
+    except Passing as last:
+        raise NetworkError(
+            f"{shown(url)} could not be had in {_ATTEMPTS} attempts ({last}); run again later: what has "
+            "arrived is kept"
+        ) from last

@@ -1,12 +1,15 @@
-"""Getting weights without the network: from a proven file of the same content, or the Hugging Face cache."""
+"""Getting weights without the network: from a proven file of the same content, the Hugging Face cache, or
+(where it can share its blocks) a file at hand.
+"""
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from ltxops.models import hfcache
+from ltxops.models import blocks, hfcache
 from ltxops.models.plan import Wanted
 from ltxops.models.progress import Display
+from ltxops.models.proof import digest_of
 from ltxops.models.store import Store
 from ltxops.units import format_bytes
 
@@ -65,4 +68,28 @@ def _take(store: Store, folder: Path, item: Wanted, cached: list[str], show: Dis
     store.place(item, target, digest, "huggingface cache")
     cached.append(item.dest)
     show.note(f"cached   {item.dest} ({format_bytes(item.file.size)}, from {folder})")
+    return True
+
+
+def clone_at_hand(store: Store, files: list[Wanted], shared: list[str], show: Display) -> list[Wanted]:
+    """Place every file at hand whose blocks can be shared with it (reflink); return the others."""
+    return [item for item in files if not item.path or not _clone(store, item, Path(item.path), shared, show)]
+
+
+def _clone(store: Store, item: Wanted, source: Path, shared: list[str], show: Display) -> bool:
+    target = store.part(item).with_suffix(".cloned")
+    target.unlink(missing_ok=True)
+    try:
+        if not blocks.clone(source, target):
+            return False
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError):
+        # Whoever copies it says what is wrong.
+        return False
+    digest = digest_of(target, item.file)
+    if digest.mismatch():
+        target.unlink()
+        return False
+    store.place(item, target, digest, str(source))
+    shared.append(item.dest)
+    show.note(f"shared   {item.dest} ({format_bytes(item.file.size)}, reflink of {source})")
     return True

@@ -14,7 +14,8 @@ import yaml
 from ltxops.errors import BadInput
 from ltxops.models import strictyaml
 from ltxops.models.durable import write_text
-from ltxops.models.manifest import Manifest, Model, overlay_path, path_problem
+from ltxops.models.manifest import Manifest, overlay_path
+from ltxops.models.model import Model, path_problem
 from ltxops.models.strictyaml import Value
 
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")

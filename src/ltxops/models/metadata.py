@@ -6,7 +6,6 @@ one given. Its exceptions are turned into those of ltxops here and nowhere else.
 
 import logging
 import re
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -27,8 +26,8 @@ from ltxops.errors import BadInput, IntegrityError, LtxopsError, NetworkError
 from ltxops.models import refusals
 from ltxops.models.hub import Hub
 from ltxops.models.lock import LockedFile, LockedModel, selection
-from ltxops.models.manifest import Model, path_problem
-from ltxops.models.retry import PASSING_STATUS, asked_wait_seconds, backoff_seconds
+from ltxops.models.model import Model, path_problem
+from ltxops.models.retry import PASSING_STATUS, Passing, asked_wait_seconds, retried
 
 Result = TypeVar("Result")
 
@@ -91,20 +90,26 @@ def _auth(hub: Hub) -> str | bool:
 
 def _try(hub: Hub, repo: str, call: Callable[[], Result]) -> Result:
     """Run `call` until it works, `hub.attempts` times at most."""
-    failures = 0
-    while True:
+    attempts = 0
+
+    def attempt() -> Result:
+        nonlocal attempts
+        attempts += 1
         try:
             return call()
-        except LtxopsError:
-            raise
         except (httpx2.RequestError, HfHubHTTPError, EntryNotFoundError, OfflineModeIsEnabled) as error:
-            failures += 1
-            if not _passing(error) or failures >= hub.attempts:
-                raise _explain(hub, repo, error, failures) from error
-            asked = None
-            if isinstance(error, HfHubHTTPError):
-                asked = asked_wait_seconds(error.response.headers.get("retry-after"))
-            time.sleep(backoff_seconds(hub.backoff_seconds, failures) if asked is None else asked)
+            explained = _explain(hub, repo, error, attempts)
+            if _passing(error) and attempts < hub.attempts:
+                raise Passing(str(explained), _asked_wait_seconds(error)) from error
+            raise explained from error
+
+    return retried(attempt, attempts=hub.attempts, first_wait_seconds=hub.backoff_seconds)
+
+
+def _asked_wait_seconds(error: Exception) -> float | None:
+    if not isinstance(error, HfHubHTTPError):
+        return None
+    return asked_wait_seconds(error.response.headers.get("retry-after"))
 
 
 def _explain(hub: Hub, repo: str, error: Exception, failures: int) -> LtxopsError:

@@ -19,7 +19,8 @@ from ltxops.models import lock, manifest
 from ltxops.models.destinations import conflict
 from ltxops.models.durable import write_text
 from ltxops.models.lock import LockedModel
-from ltxops.models.manifest import Manifest, Model, Profile, overlay_path
+from ltxops.models.manifest import Manifest, Profile, overlay_path
+from ltxops.models.model import Model, read_models
 from ltxops.models.strictyaml import Value, did_you_mean
 
 #: The overlay's profile that is part of every other.
@@ -38,7 +39,7 @@ def load(path: Path) -> Manifest:
         return base
     models_value, profiles_value = manifest.read_sections(overlay)
     values = models_value.mapping()
-    models = manifest.read_models(models_value)
+    models = read_models(models_value)
     others = base
     for name, model in models.items():
         if problem := clash(others, model):
@@ -112,6 +113,8 @@ def require_profiles(path: Path, names: tuple[str, ...]) -> None:
 
 def check(path: Path, model: Model) -> None:
     """Raise BadInput when `model` cannot be added to the manifest at `path` and its overlay."""
+    if not os.access(path.parent, os.W_OK):
+        raise BadInput(f"{path.parent} cannot be written to, where {overlay_path(path).name} would be")
     now = load(path)
     if now.models.get(model.name) == model and model.name in now.local:
         return

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from ltxops.models.lock import LockedModel, missing_from
-from ltxops.models.manifest import Manifest, Model
+from ltxops.models.manifest import Manifest
+from ltxops.models.model import Model
 from ltxops.models.plan import State, Wanted, files_of_profiles
 from ltxops.models.store import Store
 
@@ -31,13 +33,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Total:
-    """What a profile is, and what of it is present. Sizes in bytes; models nobody resolved are not in it."""
+    """What a profile is, and what of it is present, in bytes; not counted are the models in `unresolved`."""
 
     profile: str
     files: int
     files_present: int
     size: int
     size_present: int
+    unresolved: list[str]
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Overview:
     unknown: list[Model]
     unlocked: list[str]
     free: int
+    root: Path
 
 
 def look(store: Store, wanted: Manifest, names: Iterable[str], locked: Mapping[str, LockedModel]) -> Overview:
@@ -60,10 +64,18 @@ def look(store: Store, wanted: Manifest, names: Iterable[str], locked: Mapping[s
     models = dict.fromkeys(model.name for name in chosen for model in wanted.profile(name))
     return Overview(
         list(rows.values()),
-        [_total(name, [rows[item] for item in files]) for name, files in by_profile.items()],
+        [
+            _total(
+                name,
+                [rows[item] for item in files],
+                [model.name for model in wanted.profile(name) if model in unknown],
+            )
+            for name, files in by_profile.items()
+        ],
         unknown,
         missing_from([wanted.models[name] for name in models], locked),
         store.free_bytes(),
+        store.root,
     )
 
 
@@ -71,7 +83,7 @@ def _arrived(store: Store, item: Wanted, state: State) -> int:
     return item.file.size if state is State.PRESENT else store.arrived_bytes(item)
 
 
-def _total(name: str, rows: list[Row]) -> Total:
+def _total(name: str, rows: list[Row], unresolved: list[str]) -> Total:
     present = [row for row in rows if row.state is State.PRESENT]
     return Total(
         name,
@@ -79,4 +91,5 @@ def _total(name: str, rows: list[Row]) -> Total:
         len(present),
         sum(row.item.file.size for row in rows),
         sum(row.item.file.size for row in present),
+        unresolved,
     )

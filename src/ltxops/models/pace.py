@@ -25,11 +25,11 @@ class Pace:
     def __post_init__(self) -> None:
         self.connections = self.connections or min(_FIRST, self.most)
 
-    def decide(self, rate: float) -> int:
+    def decide(self, rate: float, *, busy: bool) -> int:
         """Take the bytes a second that `connections` brought since the last call; return how many to use.
 
-        A step up that did not pay is taken back. After a while of no step one is tried again, because
-        neighbours on the line come and go.
+        While the processors are `busy` with what arrives no step up is tried. One that did not pay is taken
+        back. After a while of no step one is tried again, because neighbours on the line come and go.
         """
         if self._before:
             if not _paid(self._rate_before, rate, self._before, self.connections):
@@ -39,7 +39,7 @@ class Pace:
         elif self._rate_before and self._held < _DECISIONS_UNTIL_NEXT_TRY:
             self._held += 1
             return self.connections
-        if self.connections < self.most:
+        if self.connections < self.most and not busy:
             self._before, self._rate_before, self._held = self.connections, rate, 0
             self.connections = min(self.most, self.connections * 2)
         return self.connections

@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import threading
 from pathlib import Path
 
 from ltxops.models import journal
@@ -11,6 +12,7 @@ from ltxops.models.lock import LockedFile
 from ltxops.models.ranges import Spans
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
+_SYNC_FILE_RANGE_WRITE = 2  # of linux/fs.h
 #: What file systems answer that cannot reserve space.
 _CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
@@ -27,6 +29,7 @@ class PartFile:
         if found is None:
             remove(path)
         self.spans, self.source = found or (Spans(), None)
+        self._writing = threading.Lock()
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor = os.open(path, flags, 0o644)
         try:
@@ -45,17 +48,23 @@ class PartFile:
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write all of `data` at `offset`."""
-        while data:
-            written = os.pwrite(self._descriptor, data, offset)
-            data, offset = data[written:], offset + written
+        # The kernel lets one thread at a time write to a file, and threads that wait there burn a processor.
+        with self._writing:
+            while data:
+                written = os.pwrite(self._descriptor, data, offset)
+                data, offset = data[written:], offset + written
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
         """Read bytes at `offset` into `buffer`; return how many."""
         return os.preadv(self._descriptor, [buffer], offset)
 
     def record(self, start: int, end: int) -> None:
-        """Note in the journal that the bytes from `start` to `end` were written."""
+        """Note in the journal that the bytes from `start` to `end` were written; let the disk begin."""
         self._journal.arrived(start, end)
+        # Else the disk would begin when the last byte has come. What cannot be begun now is done by `sync`.
+        _LIBC.sync_file_range(
+            self._descriptor, ctypes.c_int64(start), ctypes.c_int64(end - start), _SYNC_FILE_RANGE_WRITE
+        )
 
     def record_source(self, name: str) -> None:
         """Note in the journal which version of the content the bytes are of."""

@@ -9,7 +9,8 @@ from ltxops.errors import BadInput, DiskFull
 from ltxops.models.destinations import conflict
 from ltxops.models.ledger import Proof
 from ltxops.models.lock import LockedFile, LockedModel
-from ltxops.models.manifest import Manifest, Model
+from ltxops.models.manifest import Manifest
+from ltxops.models.model import Model
 from ltxops.units import format_bytes
 
 
@@ -25,6 +26,11 @@ class State(Enum):
     OUTDATED = "outdated"
     #: Of another size than promised.
     WRONG = "wrong"
+
+    @property
+    def to_fetch(self) -> bool:
+        """Whether the bytes that are wanted have to come from somewhere."""
+        return self in (State.MISSING, State.WRONG, State.OUTDATED)
 
 
 @dataclass(frozen=True)
@@ -55,26 +61,36 @@ def wanted_files(
     files: list[Wanted] = []
     unknown: list[Model] = []
     for model in models:
-        entry = locked.get(model.name) or resolved.get(model.name)
-        if entry is None or not entry.fits(model):
+        found = files_of(model, locked, resolved)
+        if found is None:
             unknown.append(model)
-            continue
-        files += [
-            Wanted(
-                model.name,
-                model.repo,
-                entry.revision,
-                file,
-                model.destination(file.path),
-                model.gated,
-                entry.url,
-                entry.path,
-            )
-            for file in entry.files
-        ]
+        else:
+            files += found
     if problem := conflict((item.model, item.dest) for item in files):
         raise BadInput(f"models: {problem}; change 'dest' of one of them in the manifest")
     return files, unknown
+
+
+def files_of(
+    model: Model, locked: Mapping[str, LockedModel], resolved: Mapping[str, LockedModel]
+) -> list[Wanted] | None:
+    """Return the files of one model, None when nobody knows them yet (see `wanted_files`)."""
+    entry = locked.get(model.name) or resolved.get(model.name)
+    if entry is None or not entry.fits(model):
+        return None
+    return [
+        Wanted(
+            model.name,
+            model.repo,
+            entry.revision,
+            file,
+            model.destination(file.path),
+            model.gated,
+            entry.url,
+            entry.path,
+        )
+        for file in entry.files
+    ]
 
 
 def files_of_profiles(
@@ -106,11 +122,12 @@ def state_of(wanted: Wanted, stat: os.stat_result | None, proof: Proof | None) -
 
 @dataclass(frozen=True)
 class Space:
-    """Whether the disk can take what is missing. All in bytes."""
+    """Whether the disk can take what is missing. All in bytes; `parts` are of other, unfinished files."""
 
     needed: int
     reserve: int
     free: int
+    parts: int = 0
 
     @property
     def short(self) -> int:
@@ -122,9 +139,13 @@ class Space:
         facts = f"{format_bytes(self.needed)} to fetch and {format_bytes(self.reserve)} to keep free"
         if not self.short:
             return f"enough disk at {root}: {facts}, {format_bytes(self.free)} free"
+        hint = (
+            f" ({format_bytes(self.parts)} of the disk are unfinished files of other profiles, which "
+            "`ltxops models prune --profile NAME --yes` removes)"
+        )
         return (
             f"not enough disk at {root}: {facts}, but {format_bytes(self.free)} free, "
-            f"{format_bytes(self.short)} short"
+            f"{format_bytes(self.short)} short{hint if self.parts else ''}"
         )
 
     def require(self, root: str) -> None:

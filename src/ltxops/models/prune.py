@@ -15,7 +15,7 @@ from pathlib import Path
 from ltxops.models.durable import disk_errors_explained
 from ltxops.models.ledger import Proof
 from ltxops.models.lock import LockedFile
-from ltxops.models.manifest import STATE_FOLDER, Model
+from ltxops.models.model import STATE_FOLDER, Model
 from ltxops.models.plan import State, Wanted
 from ltxops.models.proof import digest_of
 from ltxops.models.store import Store

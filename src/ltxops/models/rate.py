@@ -1,5 +1,6 @@
 """How fast weights come to a host: remembered from its last sync, for an estimate before the next."""
 
+import contextlib
 import json
 import re
 from dataclasses import dataclass
@@ -40,9 +41,13 @@ class Rate:
 
 
 def record(state: Path, count: int, seconds: float) -> None:
-    """Remember in the folder `state` that `count` bytes came in `seconds`; a small count says nothing."""
+    """Remember in the folder `state` that `count` bytes came in `seconds`; a small count says nothing.
+
+    Where that cannot be written, nothing is remembered.
+    """
     if count >= SMALLEST_MEASURE_BYTES and seconds > 0:
-        write_text(state / "rate.json", json.dumps({"bytes_per_second": round(count / seconds)}) + "\n")
+        with contextlib.suppress(OSError):
+            write_text(state / "rate.json", json.dumps({"bytes_per_second": round(count / seconds)}) + "\n")
 
 
 def known(state: Path) -> Rate:

@@ -6,24 +6,21 @@ arriving, on the same file system as the weights so that a rename is all it take
 """
 
 import contextlib
-import fcntl
+import errno
 import hashlib
 import os
 import shutil
-import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ltxops.errors import BadInput, Busy
-from ltxops.models import blocks, journal
-from ltxops.models.durable import sync_folder
+from ltxops.errors import BadInput
+from ltxops.models import blocks, journal, rootlock
+from ltxops.models.durable import explained, sync_folder
 from ltxops.models.ledger import Ledger, Proof
-from ltxops.models.manifest import STATE_FOLDER
+from ltxops.models.model import STATE_FOLDER
 from ltxops.models.plan import State, Wanted, state_of
 from ltxops.models.proof import Digest, digest_of
-
-_POLL_SECONDS = 0.2
 
 
 class Store:
@@ -37,13 +34,15 @@ class Store:
             raise BadInput(
                 f"--root {root}: {_nearest(self.root)} is not a folder; give ComfyUI's models folder"
             )
+        if _is_comfyui(self.root):
+            raise BadInput(f"--root {root} is ComfyUI itself; give its models folder, {root}/models")
         #: The store's own folder.
         self.state = self.root / STATE_FOLDER
         self.incoming = self.state / "incoming"
         self.ledger = Ledger(self.state / "ledger.json")
 
     def prepare(self) -> None:
-        """Make the root and the store's own folder. Raises BadInput when that is not possible."""
+        """Make the root and the store's own folder. Raises BadInput, DiskFull."""
         if self.state.is_symlink() or self.incoming.is_symlink():
             raise BadInput(
                 f"{self.state} or a folder in it is a symbolic link; remove the link and run again"
@@ -51,6 +50,8 @@ class Store:
         try:
             self.incoming.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise explained(error) from error
             raise BadInput(
                 f"--root {self.root} cannot be used: {error.strerror}: {error.filename}"
             ) from error
@@ -58,25 +59,7 @@ class Store:
     @contextlib.contextmanager
     def exclusive(self, wait_seconds: float = 0) -> Iterator[None]:
         """Hold the root's lock. Raises Busy when another run still has it after `wait_seconds`."""
-        path = self.state / "lock"
-        deadline = time.monotonic() + wait_seconds
-        with path.open("a+", encoding="utf-8") as stream:
-            while True:
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= deadline:
-                        stream.seek(0)
-                        holder = stream.read(32).strip() or "unknown"
-                        raise Busy(
-                            f"another run (process {holder}) is changing {self.root}; wait for it to end, "
-                            "or give --wait SECONDS"
-                        ) from None
-                time.sleep(_POLL_SECONDS)
-            stream.truncate(0)
-            stream.write(f"{os.getpid()}\n")
-            stream.flush()
+        with rootlock.held(self.state / "lock", self.root, wait_seconds):
             # What the run before this one proved is needed now, not what was read before the wait.
             self.ledger = Ledger(self.state / "ledger.json")
             yield
@@ -136,9 +119,16 @@ class Store:
         except FileNotFoundError:
             return 0
 
-    def sweep(self, keep: Collection[Path]) -> None:
+    def other_parts_bytes(self, wanted: Iterable[Wanted]) -> int:
+        """Return how much of the disk is taken by what has arrived of other files than `wanted`."""
+        if not self.incoming.is_dir():
+            return 0
+        mine = _with_journals(self.part(item) for item in wanted)
+        return sum(path.stat().st_blocks * 512 for path in self.incoming.iterdir() if path not in mine)
+
+    def sweep(self, keep: Iterable[Path]) -> None:
         """Remove what earlier runs left in `incoming`, but the parts `keep` and their journals."""
-        kept = {*keep, *map(journal.journal_of, keep)}
+        kept = _with_journals(keep)
         for path in self.incoming.iterdir():
             if path not in kept:
                 path.unlink()
@@ -235,11 +225,22 @@ class Store:
             )
 
 
+def _is_comfyui(root: Path) -> bool:
+    # A folder that cannot be looked into is none; that is told when something is wanted of it.
+    with contextlib.suppress(PermissionError):
+        return (root / "main.py").is_file() and (root / "models").is_dir()
+    return False
+
+
 def _nearest(path: Path) -> Path:
     """Return `path`, or the nearest parent that exists."""
     while not path.exists() and path != path.parent:
         path = path.parent
     return path
+
+
+def _with_journals(parts: Iterable[Path]) -> set[Path]:
+    return {path for part in parts for path in (part, journal.journal_of(part))}
 
 
 def _proof(wanted: Wanted, stat: os.stat_result, digest: Digest, source: str) -> Proof:

@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from ltxops.errors import BadInput
+from ltxops.models.durable import reason
 
 _STRING = "tag:yaml.org,2002:str"
 _INTEGER = "tag:yaml.org,2002:int"
@@ -109,7 +110,7 @@ def read(path: Path) -> Value:
     except FileNotFoundError:
         raise BadInput(f"{path}: there is no such file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read: {error}") from error
+        raise BadInput(f"{path}: cannot be read: {reason(error)}") from error
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:

@@ -3,44 +3,29 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
+from ltxops.models import parallel
 from ltxops.models.direct import place_all
 from ltxops.models.durable import disk_errors_explained
 from ltxops.models.limits import Limits
-from ltxops.models.local import share, split_twins, take_cached
+from ltxops.models.local import clone_at_hand, share, split_twins, take_cached
 from ltxops.models.lock import LockedModel
-from ltxops.models.manifest import Model
+from ltxops.models.model import Model
 from ltxops.models.order import fetch_order
-from ltxops.models.plan import Space, State, Wanted, wanted_files
+from ltxops.models.plan import Space, State, Wanted, files_of, wanted_files
 from ltxops.models.progress import Display
 from ltxops.models.proof import Digest
+from ltxops.models.report import Report
+from ltxops.models.settle import settle
 from ltxops.models.store import Store
-from ltxops.units import format_bytes
 
 if TYPE_CHECKING:
     from ltxops.models.hub import Hub
 
 _USUAL = Limits()
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-@dataclass
-class Report:
-    """What a sync did, as destinations; `present` counts the files that needed nothing."""
-
-    fetched: list[str] = field(default_factory=list)
-    adopted: list[str] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
-    shared: list[str] = field(default_factory=list)
-    cached: list[str] = field(default_factory=list)
-    present: int = 0
-    bytes_fetched: int = 0
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +39,7 @@ class Plan:
 def resolve(models: Iterable[Model], hub: "Hub", jobs: int) -> dict[str, LockedModel]:
     """Ask the hub what each model stands for. Raises what `Hub.resolve` raises."""
     items = list(models)
-    return {model.name: entry for model, entry in _parallel(jobs, items, hub.resolve)}
+    return {model.name: entry for model, entry in parallel.each(jobs, items, hub.resolve)}
 
 
 def make_plan(
@@ -74,7 +59,7 @@ def make_plan(
         files, _ = wanted_files(models, locked, known)
     store.check(item.dest for item in files)
     states = store.inspect(files)
-    missing, _ = split_twins(item for item, state in states if _to_fetch(state))
+    missing, _ = split_twins(item for item, state in states if state.to_fetch)
     return Plan(states, _space(store, missing, states, reserve_bytes))
 
 
@@ -89,19 +74,19 @@ def sync(
     wait_seconds: float,
     show: Display,
     limits: Limits = _USUAL,
-    sweep: bool = True,
+    still_wanted: Iterable[Model] | None = None,
 ) -> Report:
     """Bring the root to what `models` need: adopt what is right, remove what is wrong, fetch what is missing.
 
-    `hub` is called only when the network is needed. Parts of files that `models` do not have go, unless
-    `sweep` is off. Raises the errors of ltxops; what was finished before
-    stays.
+    `hub` is called only when the network is needed. What has arrived of files that are neither of `models`
+    nor of `still_wanted` is removed, unless nobody says what is still wanted. Raises the errors of ltxops;
+    what was finished before stays.
     """
-    begin = time.monotonic()
     report = Report()
     store.check(_destinations(models))
     store.prepare()
     with disk_errors_explained(store.root), store.exclusive(wait_seconds), show:
+        begin = time.monotonic()
         if store.ledger.problem:
             show.note(store.ledger.problem)
         files, unknown = wanted_files(models, locked, store.ledger.resolved)
@@ -110,11 +95,16 @@ def sync(
             store.ledger.remember(resolve(unknown, hub(), jobs))
             files, _ = wanted_files(models, locked, store.ledger.resolved)
         store.check(item.dest for item in files)
-        missing = _settle(store, files, jobs, report, show)
+        missing = settle(store, files, jobs, report, show)
+
+        def sweep(wanted: list[Wanted]) -> None:
+            if still_wanted is not None and any(store.incoming.iterdir()):
+                _sweep(store, wanted, _others(store, files, still_wanted, locked))
+
         if missing:
-            _get(store, hub, missing, reserve_bytes, limits, report, show, sweep=sweep)
-        elif sweep:
-            store.sweep(())
+            _get(store, hub, missing, reserve_bytes, limits, report, show, sweep)
+        else:
+            sweep([])
     report.seconds = round(time.monotonic() - begin, 3)
     return report
 
@@ -122,14 +112,6 @@ def sync(
 def _destinations(models: Iterable[Model]) -> Iterator[str]:
     for model in models:
         yield model.destination(model.file) if model.file is not None else model.dest
-
-
-def _to_hash(state: State) -> bool:
-    return state is State.UNPROVEN
-
-
-def _to_fetch(state: State) -> bool:
-    return state in (State.MISSING, State.WRONG, State.OUTDATED)
 
 
 def _space(
@@ -140,42 +122,22 @@ def _space(
     freed = sum(
         (store.root / item.dest).stat().st_blocks * 512 for item, state in states if state is State.WRONG
     )
-    return Space(arriving, reserve_bytes, store.free_bytes() + freed)
+    return Space(arriving, reserve_bytes, store.free_bytes() + freed, store.other_parts_bytes(missing))
 
 
-def _settle(store: Store, files: list[Wanted], jobs: int, report: Report, show: Display) -> list[Wanted]:
-    """Prove or remove what is there already; return what has to be fetched."""
-    states = store.inspect(files)
-    bad: set[str] = set()
-    hashed: set[str] = set()
-    # Once more when a bad file took the proof of its hard links with it.
-    while unproven := [item for item, state in states if _to_hash(state) and item.dest not in hashed]:
-        show.note(f"hashing {len(unproven)} files that are there already")
-        bad |= _adopt(store, unproven, jobs, report, show)
-        hashed |= {item.dest for item in unproven}
-        states = store.inspect(files)
-    for item, state in states:
-        if state is State.WRONG:
-            found = (store.root / item.dest).stat().st_size
-            store.remove(item)
-            bad.add(item.dest)
-            show.note(f"removed  {item.dest}: it has {found} bytes, promised were {item.file.size}")
-    report.removed = [item.dest for item in files if item.dest in bad]
-    report.present = sum(state is State.PRESENT for _, state in states) - len(report.adopted)
-    return [item for item, state in states if _to_fetch(state) or item.dest in bad]
+def _others(
+    store: Store, files: list[Wanted], models: Iterable[Model], locked: Mapping[str, LockedModel]
+) -> list[Wanted]:
+    """Return the known files of `models` that are none of `files`."""
+    mine = set(files)
+    known = [files_of(model, locked, store.ledger.resolved) or [] for model in models]
+    return [item for found in known for item in found if item not in mine]
 
 
-def _adopt(store: Store, unproven: list[Wanted], jobs: int, report: Report, show: Display) -> set[str]:
-    """Hash files that are there; return the destinations of those that were bad, and are gone."""
-    bad: set[str] = set()
-    for item, problem in _parallel(jobs, unproven, store.adopt):
-        if problem is None:
-            report.adopted.append(item.dest)
-            show.note(f"adopted  {item.dest} ({format_bytes(item.file.size)}, its hash is right)")
-        else:
-            bad.add(item.dest)
-            show.note(f"removed  {item.dest}: it {problem}")
-    return bad
+def _sweep(store: Store, wanted: list[Wanted], others: list[Wanted]) -> None:
+    """Remove what has arrived of files that nobody waits for: not this run, for `wanted`, nor a profile."""
+    waiting = [item for item, state in store.inspect(others) if state is not State.PRESENT]
+    store.sweep(store.part(item) for item in [*wanted, *waiting])
 
 
 def _get(
@@ -186,15 +148,14 @@ def _get(
     limits: Limits,
     report: Report,
     show: Display,
-    *,
-    sweep: bool,
+    sweep: Callable[[list[Wanted]], None],
 ) -> None:
     """Bring what is missing: the cheapest way first, the network last."""
     wanted, twins = split_twins(share(store, fetch_order(missing), report.shared, show))
     # Reflinks take no space, so they come before the question whether there is enough.
     wanted = take_cached(store, wanted, report.cached, show, copy=False)
-    if sweep:
-        store.sweep({store.part(item) for item in wanted})
+    wanted = clone_at_hand(store, wanted, report.shared, show)
+    sweep(wanted)
     _space(store, wanted, (), reserve_bytes).require(str(store.root))
     wanted = take_cached(store, wanted, report.cached, show, copy=True)
     arrived = sum(store.arrived_bytes(item) for item in wanted)
@@ -239,17 +200,3 @@ def _fetch_all(
         fetch.run()
     finally:
         report.bytes_fetched += fetch.arrived
-
-
-def _parallel(jobs: int, items: list[Item], work: Callable[[Item], Result]) -> list[tuple[Item, Result]]:
-    """Run `work` on every item, `jobs` at a time; the first error is raised once those under way end."""
-    if not items:
-        return []
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(work, item) for item in items]
-        try:
-            return [(item, future.result()) for item, future in zip(items, futures, strict=True)]
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise

@@ -5,9 +5,11 @@ import time
 from ltxops.errors import BadInput, LtxopsError, NetworkError
 from ltxops.models import refusals
 from ltxops.models.answers import REDIRECTS, Body, LinkRefused, PassingFault, Unlike, judge, linked_problem
-from ltxops.models.arrival import Task
+from ltxops.models.arrival import Arrival, Task
 from ltxops.models.board import Board
 from ltxops.models.connection import Answer, ConnectionLost, Lines, join, origin_of
+from ltxops.models.follow import hash_until
+from ltxops.models.part import PartFile
 from ltxops.models.ranges import MIB
 from ltxops.models.retry import PASSING_STATUS
 
@@ -89,7 +91,10 @@ class Worker:
                     raise ConnectionLost(f"the body ended {task.end - task.position} bytes early")
                 for start, end in self._board.missing(task, count) if body.whole else [_next(task, count)]:
                     part.write(self._buffer[start - task.position : end - task.position], start)
-                going = self._board.wrote(task, count)
+                # Of a whole body some bytes may have been there before, and those count.
+                going, hash_here = self._board.wrote(task, count, at_hand=not body.whole)
+                if hash_here:
+                    self._hash(task.arrival, part, task.position - count, self._buffer[:count])
                 if task.position - recorded >= _RECORD_BYTES:
                     part.record(recorded, task.position)
                     recorded = task.position
@@ -98,6 +103,16 @@ class Worker:
         finally:
             if recorded < task.position:
                 part.record(recorded, task.position)
+
+    def _hash(self, arrival: Arrival, part: PartFile, start: int, data: memoryview) -> None:
+        """Hash the bytes from `start` on, which are `data`, and the few before them."""
+        try:
+            if arrival.digest.size < start:
+                before = memoryview(bytearray(start - arrival.digest.size))
+                hash_until(start, arrival.digest, part, before, lambda: False)
+            arrival.digest.update(data)
+        finally:
+            self._board.hashed(arrival)
 
     def _ask(self, task: Task) -> Answer:
         """Ask for the task's bytes at its link, else at the hub and wherever that sends us."""

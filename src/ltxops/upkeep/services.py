@@ -15,6 +15,8 @@ TAIL_LINES = 15
 POLL_SECONDS = 0.5
 #: A program is ready when it was well twice, this far apart, in one and the same process.
 CONFIRM_SECONDS = 1.0
+#: One that has run for so long is ready when it is well once.
+SETTLED_SECONDS = 15
 #: A program that ended is given this long to be started again by supervisord.
 EXITED_SECONDS = 3.0
 #: So many starts of one program while waiting are a crash loop.
@@ -87,6 +89,7 @@ class Watch:
     """What was seen of one program since `wait` began. Decides; asks nobody."""
 
     well_since: float | None = None
+    settled: bool = False
     well_pid: int = 0
     ended_since: float | None = None
     starts: set[int] = field(default_factory=set)
@@ -100,14 +103,15 @@ class Watch:
             self.well_since = None
         elif self.well_since is None or self.well_pid != process.pid:
             self.well_since, self.well_pid = now, process.pid
+        self.settled = status.ok and process.uptime_seconds >= SETTLED_SECONDS
         if process.state != "EXITED":
             self.ended_since = None
         elif self.ended_since is None:
             self.ended_since = now
 
     def ready(self, now: float) -> bool:
-        """Tell whether it was well twice in the same process, far enough apart."""
-        return self.well_since is not None and now - self.well_since >= CONFIRM_SECONDS
+        """Tell whether it is well and has run for long, or was well twice in one process, with a pause."""
+        return self.settled or (self.well_since is not None and now - self.well_since >= CONFIRM_SECONDS)
 
     def hopeless(self, status: Status, now: float) -> str:
         """Return why waiting longer is of no use, or an empty text."""

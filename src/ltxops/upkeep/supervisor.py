@@ -20,6 +20,7 @@ from ltxops.errors import CheckFailed
 _ANSWER_SECONDS = 5.0
 #: Faults of supervisord that mean "it is so already" (supervisor.xmlrpc.Faults).
 _ALREADY_STARTED, _NOT_RUNNING = 60, 70
+_STILL_RUNNING, _ALREADY_ADDED, _BAD_NAME = 91, 90, 10
 
 
 class NotRunning(CheckFailed):
@@ -95,6 +96,42 @@ def start(path: Path, scope: str, name: str) -> None:
     """
     with _asking(path, scope) as supervisor, _fault_means(name, "start", _ALREADY_STARTED):
         supervisor.startProcess(name, False)
+
+
+def reread(path: Path, scope: str) -> tuple[list[str], list[str], list[str]]:
+    """Have supervisord read its configuration; return the programs that are new, changed and gone in it.
+
+    Nothing is stopped or started by that. Raises what `processes` raises, and CheckFailed with supervisord's
+    own words where the configuration is broken: the running programs go on.
+    """
+    with _asking(path, scope) as supervisor:
+        try:
+            answer: Any = supervisor.reloadConfig()
+        except xmlrpc.client.Fault as fault:
+            raise CheckFailed(
+                f"supervisord refuses its new configuration ({fault.faultString}), and what ran goes on"
+            ) from None
+    new, changed, gone = answer[0]
+    return new, changed, gone
+
+
+def add(path: Path, scope: str, name: str) -> None:
+    """Have supervisord run a program of its configuration that it does not run yet."""
+    with _asking(path, scope) as supervisor, _fault_means(name, "add", _ALREADY_ADDED):
+        supervisor.addProcessGroup(name)
+
+
+def dropped(path: Path, scope: str, name: str) -> bool:
+    """Have supervisord forget a program; say whether it has: it refuses until the program has stopped."""
+    with _asking(path, scope) as supervisor:
+        try:
+            supervisor.removeProcessGroup(name)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode == _STILL_RUNNING:
+                return False
+            if fault.faultCode != _BAD_NAME:
+                raise
+    return True
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from ltxops import __version__
+from ltxops.generation import workflows
 from ltxops.wrapper.answers import Bodies, StrictJSON
 from ltxops.wrapper.apidocs import add_docs_page
 from ltxops.wrapper.backends import Backends
@@ -40,24 +41,54 @@ _REFUSED: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The request is wrong, or ComfyUI refused the graph"},
     409: {"model": ErrorBody, "description": "The request_id belongs to a job with another body"},
     413: {"model": ErrorBody, "description": "The body is too large"},
-    503: {"model": ErrorBody, "description": "No ComfyUI answers, or the queue is full; see Retry-After"},
+    502: {"model": ErrorBody, "description": "ComfyUI answers, but not to this"},
+    503: {"model": ErrorBody, "description": "No ComfyUI answers, the queue is full, or the host drains"},
+    507: {"model": ErrorBody, "description": "The disk of the outputs has no room for another job"},
 }
 _ENDED: dict[int | str, dict[str, Any]] = {
     **_REFUSED,
     422: {"model": Envelope, "description": "The generation failed, or the job was cancelled"},
     500: {"model": Envelope, "description": "The wrapper itself failed on the job"},
-    502: {"model": Envelope, "description": "ComfyUI was lost in mid-job, or an upload failed"},
+    502: {"model": Envelope | ErrorBody, "description": "ComfyUI was lost in mid-job, or an upload failed"},
+    507: {"model": Envelope | ErrorBody, "description": "The disk of the outputs has no room for the job"},
 }
 _UNKNOWN: dict[int | str, dict[str, Any]] = {
     400: _REFUSED[400],
     404: {"model": ErrorBody, "description": "No such job"},
 }
+#: What can be asked of a job next.
+_LINKS = {
+    "links": {
+        name: {
+            "operationRef": f"#/paths/~1{name}~1{{request_id}}/{method}",
+            "parameters": {"request_id": "$response.body#/id"},
+        }
+        for name, method in (("result", "get"), ("cancel", "post"))
+    }
+}
 _BODY = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": request_body_schema()}}}
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": request_body_schema(),
+                # It needs no weights, so that it runs on every host.
+                "example": {"input": {"workflow_json": workflows.fill("check")}},
+            }
+        },
+    }
+}
+_EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["status", "node", "progress", "result", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["event", "data"],
 }
 _EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"itemSchema": _EVENT}},
         "description": "Events `status`, `node`, `progress`, and at the end `result` with the envelope",
     }
 }
@@ -113,7 +144,7 @@ def _add_generate(app: FastAPI, jobs: Jobs, deliverer: Deliverer, bodies: Bodies
         "/generate/sync",
         summary="Run a workflow and wait for its result",
         response_model=Envelope,
-        responses=_ENDED,
+        responses={200: _LINKS, **_ENDED},
         openapi_extra=_BODY,
     )
     async def generate_sync(request: Request) -> StrictJSON:
@@ -131,9 +162,9 @@ def _add_generate(app: FastAPI, jobs: Jobs, deliverer: Deliverer, bodies: Bodies
         status_code=202,
         response_model=Accepted,
         responses={
-            200: {"model": Accepted, "description": "The job has ended already"},
+            200: {"model": Accepted, "description": "The job has ended already", **_LINKS},
+            202: _LINKS,
             **_REFUSED,
-            502: {"model": ErrorBody, "description": "ComfyUI answers, but not to this"},
         },
         openapi_extra=_BODY,
     )
@@ -210,17 +241,20 @@ def _add_host(app: FastAPI, jobs: Jobs, backends: Backends, metrics: Metrics) ->
         responses={503: {"model": Health, "description": "No ComfyUI takes jobs"}},
     )
     async def health() -> StrictJSON:
-        healthy = backends.healthy()
+        healthy, disk = backends.healthy(), await jobs.room.look()
         report = Health(
-            status="ok" if healthy else "unavailable",
+            status="unavailable" if not healthy else "ok" if disk.error is None else "degraded",
             backends=backends.report(),
             jobs=JobCounts(**jobs.counts()),
+            disk=disk,
         )
         return StrictJSON(report.model_dump(), 200 if healthy else 503)
 
     @app.get("/queue-info", summary="Say how much there is to do", response_model=QueueInfo)
     async def queue_info() -> StrictJSON:
-        info = QueueInfo(**jobs.counts(), limit=jobs.limit, backends=backends.report())
+        info = QueueInfo(
+            **jobs.counts(), limit=jobs.limit, draining=jobs.draining(), backends=backends.report()
+        )
         return StrictJSON(info.model_dump())
 
     @app.get("/metrics", summary="For Prometheus", response_class=Response)

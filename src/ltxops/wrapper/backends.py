@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from ltxops.errors import BadInput, LtxopsError
 from ltxops.generation.comfyui import ComfyClient
+from ltxops.timing import in_time
 from ltxops.wrapper.schema import BackendHealth
 
 log = logging.getLogger("ltxops.wrapper")
@@ -96,7 +97,7 @@ class Backend:
         """Ask the backend how it is; never raises."""
         problem: BaseException | None = None
         try:
-            await asyncio.wait_for(self._ask(), PROBE_TIMEOUT_SECONDS)
+            await in_time(self._ask(), PROBE_TIMEOUT_SECONDS)
         except asyncio.TimeoutError as error:
             problem, self.error = error, f"no answer within {PROBE_TIMEOUT_SECONDS:g} s"
         except LtxopsError as error:
@@ -140,7 +141,7 @@ class Backend:
     async def give_up(self, prompt_id: str) -> None:
         """Take a job that nobody waits for off the GPU, if ComfyUI still listens, and no other job."""
         with contextlib.suppress(LtxopsError, asyncio.TimeoutError):
-            await asyncio.wait_for(self._cancel(prompt_id), CANCEL_SECONDS)
+            await in_time(self._cancel(prompt_id), CANCEL_SECONDS)
 
     async def _cancel(self, prompt_id: str) -> None:
         await self.client.delete_queued(prompt_id)

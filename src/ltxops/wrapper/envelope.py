@@ -10,6 +10,8 @@ from ltxops.wrapper.schema import Envelope, JobStatus, OutputItem, Timings
 #: as a success (package vastai 1.9.1, BenchmarkResult.is_successful), so a host that fails fast would score
 #: best. A graph that failed would fail again, and 4xx is what Vast's client does not send again, unlike 5xx.
 COMPLETED, GENERATION_FAILED, WRAPPER_FAILED, BACKEND_LOST, NOT_DELIVERED = 200, 422, 500, 502, 502
+#: Of a request that is refused, or a job that is not begun, because its result could not be saved.
+NO_ROOM = 507
 
 _MESSAGES: dict[JobStatus, str] = {
     "queued": "Waiting for a free ComfyUI.",

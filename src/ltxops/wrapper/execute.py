@@ -22,6 +22,7 @@ from ltxops.generation.comfyui import (
     ServiceDown,
 )
 from ltxops.generation.execution import in_queue
+from ltxops.timing import in_time
 from ltxops.wrapper import envelope
 from ltxops.wrapper.backends import Backend, Backends
 from ltxops.wrapper.database import LeftOver
@@ -29,6 +30,7 @@ from ltxops.wrapper.failures import BackendLost, JobFailed
 from ltxops.wrapper.faults import judge_error
 from ltxops.wrapper.job import Job
 from ltxops.wrapper.refusals import Refused, rejected_by_comfyui
+from ltxops.wrapper.room import Room
 from ltxops.wrapper.slots import Slots
 from ltxops.wrapper.store import Store
 from ltxops.wrapper.takeup import Running, locate
@@ -44,10 +46,13 @@ TAKE_UP_SECONDS = 60.0
 class Executor:
     """Runs graphs on the backends. `deadline_seconds` is from a job's arrival to the end of its last run."""
 
-    def __init__(self, store: Store, backends: Backends, slots: Slots, deadline_seconds: float) -> None:
+    def __init__(
+        self, store: Store, backends: Backends, slots: Slots, room: Room, deadline_seconds: float
+    ) -> None:
         self._store = store
         self._backends = backends
         self._slots = slots
+        self._room = room
         self._deadline_seconds = deadline_seconds
 
     async def locate(self, job: Job, left: LeftOver) -> Running | None:
@@ -56,7 +61,7 @@ class Executor:
         Raises BackendLost when its ComfyUI has it no longer, JobFailed when that does not answer in time.
         """
         try:
-            return await asyncio.wait_for(locate(self._backends, left), self._remaining(job, TAKE_UP_SECONDS))
+            return await in_time(locate(self._backends, left), self._remaining(job, TAKE_UP_SECONDS))
         except asyncio.TimeoutError:
             raise self._too_late(f"{left.backend}, which had it, does not answer") from None
 
@@ -104,7 +109,7 @@ class Executor:
                 self._slots.occupy(running.backend)
                 return running.backend, running.execution
         try:
-            return await asyncio.wait_for(self._slots.take(job.id, first=again), self._remaining(job)), None
+            return await self._slots.take(job.id, first=again, seconds=self._remaining(job)), None
         except asyncio.TimeoutError:
             raise self._too_late("no ComfyUI was free for it") from None
 
@@ -146,6 +151,8 @@ class Executor:
         self, job: Job, backend: Backend, graph: Graph, execution: Execution | None
     ) -> Execution:
         """Return how the job ended on `backend`; raises ServiceDown when it was not taken there."""
+        if execution is None and job.accepted:
+            await self._check_room()
         prompt_id = execution.prompt_id if execution else await self._assign(job, backend)
         taken = execution is not None
 
@@ -158,8 +165,6 @@ class Executor:
             job.observe(event)
 
         try:
-            if job.ending is not None:  # told so in the moment in which its turn came
-                raise asyncio.CancelledError
             if execution is not None:
                 remaining = self._remaining(job, TAKE_UP_SECONDS)
                 job.execution = execution
@@ -215,6 +220,12 @@ class Executor:
     def _confirm(self, job: Job, backend: Backend, prompt_id: str) -> None:
         self._store.note(self._store.database.submitted, job.id, prompt_id)
         log.info("job %s is with %s as prompt %s", job.id, backend.url, prompt_id)
+
+    async def _check_room(self) -> None:
+        """Raise JobFailed when the disk has become full while a job waited."""
+        full = (await self._room.look()).error
+        if full is not None:
+            raise JobFailed(full, envelope.NO_ROOM)
 
     def _remaining(self, job: Job, least_seconds: float = 0.0) -> float:
         return max(least_seconds, job.marks.arrived + self._deadline_seconds - time.monotonic())

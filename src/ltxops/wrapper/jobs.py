@@ -17,12 +17,14 @@ from ltxops.wrapper import envelope
 from ltxops.wrapper.backends import Backends
 from ltxops.wrapper.database import LeftOver
 from ltxops.wrapper.deliverer import Deliverer
+from ltxops.wrapper.drain import draining
 from ltxops.wrapper.envelope import Outcome
 from ltxops.wrapper.execute import Executor
 from ltxops.wrapper.generate import Generator
 from ltxops.wrapper.job import Job
 from ltxops.wrapper.refusals import Refused
 from ltxops.wrapper.requests import JobRequest
+from ltxops.wrapper.room import Room
 from ltxops.wrapper.schema import S3Settings, WebhookSettings
 from ltxops.wrapper.settings import JobSettings
 from ltxops.wrapper.slots import Slots
@@ -39,7 +41,7 @@ WAITING_BYTES = 64 * 2**20
 class Jobs:
     """All jobs of one wrapper, at most `settings.max_waiting` more than there are backends.
 
-    `on_end` is called with the answer of each job that ends.
+    `on_end` is called with the answer of each job that ends; `room` is the disk of their outputs.
     """
 
     def __init__(
@@ -55,8 +57,10 @@ class Jobs:
         self._backends = backends
         self._deliverer = deliverer
         self.limit = settings.max_waiting + len(backends.all)
-        self._slots = Slots(backends, self._moved)
-        executor = Executor(store, backends, self._slots, settings.deadline_seconds)
+        self._drain_file = settings.drain_file
+        self._slots = Slots(backends, self._moved, self.draining)
+        self.room = Room(settings.output_directory, settings.min_free_bytes)
+        executor = Executor(store, backends, self._slots, self.room, settings.deadline_seconds)
         self._generator = Generator(store, executor, deliverer, settings)
         self._on_end = on_end
         self._active: dict[str, Job] = {}
@@ -74,6 +78,10 @@ class Jobs:
             self._active[job.id] = job
             job.task = asyncio.create_task(self._bring(job, self._resume(job, left)))
             log.info("job %s is taken up again", job.id)
+
+    def draining(self) -> bool:
+        """Tell whether this host takes no jobs for a while."""
+        return draining(self._drain_file)
 
     def counts(self) -> dict[str, int]:
         """Return how many jobs wait and how many are worked on."""
@@ -122,8 +130,9 @@ class Jobs:
         job = self._active.get(job_id)
         if job is not None and job.accepted and job.status != "processing":
             job.end("cancelled")
-            with contextlib.suppress(asyncio.TimeoutError):
-                return (await asyncio.wait_for(asyncio.shield(job.outcome), CANCEL_SECONDS)).body
+            await asyncio.wait({job.outcome}, timeout=CANCEL_SECONDS)
+            if job.outcome.done():
+                return job.outcome.result().body
         return await self.find(job_id)
 
     async def stop(self) -> None:
@@ -171,7 +180,10 @@ class Jobs:
                 raise _conflict(job.id)
             if stored.envelope is not None and stored.http_status is not None:
                 return Outcome(stored.http_status, stored.envelope)
-        self._make_room(job, request.size)
+        full = (await self.room.look()).error
+        if full is not None:
+            raise Refused(envelope.NO_ROOM, "disk_full", full)
+        self._count_in(job, request.size)
         wanted = await asyncio.to_thread(request.stored)
         try:
             await self._store.call(self._database.accept, job.id, job.fingerprint, wanted)
@@ -220,10 +232,12 @@ class Jobs:
             await self._keep(job, outcome)
         return outcome
 
-    def _make_room(self, job: Job, size: int) -> None:
+    def _count_in(self, job: Job, size: int) -> None:
         """Count `job` in, whose body has `size` bytes, or raise Refused(503)."""
         if self._stopping:
             raise _stopping(job.id)
+        if self.draining():
+            raise Refused(503, "draining", "this host takes no new jobs while it is updated; try again later")
         if sum(other.counted for other in self._active.values()) >= self.limit:
             raise Refused(
                 503,

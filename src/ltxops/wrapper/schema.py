@@ -6,7 +6,7 @@ the OpenAPI document; `requests.py` turns a body into a job with them.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field, StrictInt
 
 JobStatus = Literal["queued", "generating", "processing", "completed", "failed", "cancelled"]
 
@@ -17,6 +17,11 @@ REQUEST_ID_PATTERN = r"[A-Za-z0-9_-]{1,128}"
 def _empty_is_absent(value: object) -> object:
     """Clients fill a form they do not use with empty strings; that means "not given"."""
     return None if isinstance(value, str) and not value.strip() else value
+
+
+def _say_so(schema: dict[str, Any]) -> None:
+    """Document that such a field may be an empty text, too."""
+    schema["anyOf"].append({"type": "string", "pattern": r"^\s*$"})
 
 
 OptionalText = Annotated[str | None, BeforeValidator(_empty_is_absent)]
@@ -33,8 +38,9 @@ class S3Settings(BaseModel):
     endpoint_url: OptionalText = Field(default=None, description="Absent: Amazon S3")
     bucket_name: OptionalText = None
     region: OptionalText = None
-    url_expiry_seconds: Annotated[int | None, BeforeValidator(_empty_is_absent)] = Field(
+    url_expiry_seconds: Annotated[StrictInt | None, BeforeValidator(_empty_is_absent)] = Field(
         default=None,
+        json_schema_extra=_say_so,
         description="How long the links are valid, at most 604800 (7 days). May be given alone, for links to "
         "the host's own bucket.",
     )
@@ -50,6 +56,7 @@ class WebhookSettings(BaseModel):
     url: OptionalText = None
     extra_params: Annotated[dict[str, Any] | None, BeforeValidator(_empty_is_absent)] = Field(
         default=None,
+        json_schema_extra=_say_so,
         description="Sent back as they are, under the same name. Without a URL: to the host's webhook",
     )
 
@@ -58,21 +65,33 @@ class WebhookSettings(BaseModel):
         return self.url is not None
 
 
+#: What is sure of a node before ComfyUI sees it.
+_NODE: dict[str, Any] = {
+    "type": "object",
+    "properties": {"class_type": {"type": "string"}, "inputs": {"type": "object"}},
+}
+
+
 class GenerateInput(BaseModel):
     """One job."""
 
     request_id: OptionalText = Field(
         default=None,
-        json_schema_extra={"pattern": f"^({REQUEST_ID_PATTERN})?$"},
+        json_schema_extra={"pattern": rf"^(\s*|{REQUEST_ID_PATTERN})$"},
         description="Letters, digits, `-` and `_`, at most 128. Made up when absent or empty. The same "
         "id with the same body answers the same job; with another body it is refused (409).",
     )
     workflow_json: dict[str, Any] = Field(
+        json_schema_extra={"additionalProperties": _NODE},
         description="The graph in ComfyUI's API format. A value that is exactly `__RANDOM_INT__` becomes a "
-        "random integer, another one at each place."
+        "random integer, another one at each place.",
     )
-    s3: Annotated[S3Settings | None, BeforeValidator(_empty_is_absent)] = None
-    webhook: Annotated[WebhookSettings | None, BeforeValidator(_empty_is_absent)] = None
+    s3: Annotated[S3Settings | None, BeforeValidator(_empty_is_absent)] = Field(
+        default=None, json_schema_extra=_say_so
+    )
+    webhook: Annotated[WebhookSettings | None, BeforeValidator(_empty_is_absent)] = Field(
+        default=None, json_schema_extra=_say_so
+    )
 
 
 class GenerateRequest(BaseModel):
@@ -153,18 +172,30 @@ class JobCounts(BaseModel):
     running: int
 
 
+class DiskHealth(BaseModel):
+    """The disk that outputs go to."""
+
+    free_bytes: int | None = Field(description="null where the disk cannot be asked")
+    min_free_bytes: int = Field(description="Below this no job is taken or begun (507)")
+    error: str | None = Field(description="Why no job is taken or begun now")
+
+
 class Health(BaseModel):
     """Answer of `GET /health`."""
 
-    status: Literal["ok", "unavailable"]
+    status: Literal["ok", "degraded", "unavailable"] = Field(
+        description="degraded: results are answered, and new jobs refused until the disk has room again"
+    )
     backends: list[BackendHealth]
     jobs: JobCounts
+    disk: DiskHealth
 
 
 class QueueInfo(JobCounts):
     """Answer of `GET /queue-info`."""
 
     limit: int = Field(description="Unfinished jobs that there may be before more are refused (503)")
+    draining: bool = Field(description="Whether new jobs are refused (503) while the host is updated")
     backends: list[BackendHealth]
 
 

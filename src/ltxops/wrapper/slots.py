@@ -13,11 +13,20 @@ JOBS_PER_BACKEND = 1
 
 
 class Slots:
-    """The places in front of the GPUs. `on_move` is called for each job whose place in the queue changes."""
+    """The places in front of the GPUs. `on_move` is called for each job whose place in the queue changes.
 
-    def __init__(self, backends: Backends, on_move: Callable[[str, int], None]) -> None:
+    While `held` says so, nobody gets a place.
+    """
+
+    def __init__(
+        self,
+        backends: Backends,
+        on_move: Callable[[str, int], None],
+        held: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._backends = backends
         self._on_move = on_move
+        self._held = held
         self._waiting: dict[str, asyncio.Future[Backend]] = {}
         backends.on_change = self.fill
 
@@ -36,17 +45,24 @@ class Slots:
         """Count in a job that a backend has already."""
         backend.active += 1
 
-    async def take(self, job_id: str, *, first: bool = False) -> Backend:
-        """Wait for a free backend, which is then taken. `first` is for a job that has waited already."""
+    async def take(self, job_id: str, *, first: bool = False, seconds: float | None = None) -> Backend:
+        """Wait for a free backend, which is then taken. `first` is for a job that has waited already.
+
+        Raises asyncio.TimeoutError after `seconds`; None waits for ever.
+        """
         place: asyncio.Future[Backend] = asyncio.get_running_loop().create_future()
         others = self._waiting
         self._waiting = {job_id: place, **others} if first else {**others, job_id: place}
         self.fill()
         self._tell()
         try:
-            return await place
+            # No time limit around this one: who is cancelled in the moment of its turn gives the place back.
+            await asyncio.wait({place}, timeout=seconds)
+            if not place.done():
+                raise asyncio.TimeoutError
+            return place.result()
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled():
+            if place.done():
                 self.release(place.result())
             raise
         finally:
@@ -63,18 +79,14 @@ class Slots:
         moved = False
         while self._waiting and (backend := self._take()) is not None:
             job_id = next(iter(self._waiting))
-            place = self._waiting.pop(job_id)
-            if place.done():
-                backend.active -= 1
-            else:
-                place.set_result(backend)
+            self._waiting.pop(job_id).set_result(backend)
             moved = True
         if moved:
             self._tell()
 
     def _take(self) -> Backend | None:
         free = [one for one in self._backends.usable() if one.active < JOBS_PER_BACKEND]
-        if not free:
+        if not free or self._held():
             return None
         free[0].active += 1
         return free[0]

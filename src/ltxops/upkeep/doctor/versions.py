@@ -42,13 +42,16 @@ def judge(found: dict[str, str]) -> list[str]:
     return faults
 
 
-def installed(comfyui_dir: Path, comfyui_venv: Path) -> dict[str, str]:
-    """Return the version of each package that is installed there. Raises OSError for what cannot be read."""
+def installed(comfyui_dir: Path, comfyui_venv: Path, *more_nodes: Path) -> dict[str, str]:
+    """Return the version of each package that is installed there. Raises OSError for what cannot be read.
+
+    `more_nodes` are folders of custom nodes besides ComfyUI's own.
+    """
     found = {"ComfyUI": _version_in(comfyui_dir / "comfyui_version.py")}
-    nodes = comfyui_dir / "custom_nodes"
-    for folder in sorted(nodes.iterdir()) if nodes.is_dir() else []:
-        if re.fullmatch(r"comfyui-?manager", folder.name, re.IGNORECASE):
-            found["ComfyUI-Manager"] = _version_in(folder / "pyproject.toml")
+    for nodes in (comfyui_dir / "custom_nodes", *more_nodes):
+        for folder in sorted(nodes.iterdir()) if nodes.is_dir() else []:
+            if re.fullmatch(r"comfyui-?manager", folder.name, re.IGNORECASE):
+                found["ComfyUI-Manager"] = _version_in(folder / "pyproject.toml")
     for packed in comfyui_venv.glob("lib/python*/site-packages/comfyui_manager-*.dist-info"):
         found["ComfyUI-Manager"] = packed.name.removeprefix("comfyui_manager-").removesuffix(".dist-info")
     return found
@@ -58,7 +61,9 @@ def check(settings: Settings) -> Check:
     """No version with a known hole is installed."""
     if settings.engine != "git":
         return Check("versions", True, "the embedded engine stands in for ComfyUI")
-    found = installed(settings.engine_dir, settings.engine_venv)
+    # Nodes that an operator added lie beside the outputs, whatever version of ComfyUI is in use.
+    added = settings.workspace / "ComfyUI/custom_nodes"
+    found = installed(settings.engine_dir, settings.engine_venv, added)
     said = ", ".join(f"{package} {version}" for package, version in found.items())
     return from_faults(
         "versions", judge(found), said, "set comfyui_version to a later one and provision again"

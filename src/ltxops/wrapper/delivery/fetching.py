@@ -15,6 +15,7 @@ from urllib.parse import urljoin
 import aiohttp
 from yarl import URL
 
+from ltxops.timing import in_time
 from ltxops.wrapper.delivery.addresses import AddressRefused, Network, parse_url
 from ltxops.wrapper.delivery.connections import why
 from ltxops.wrapper.delivery.failures import DeliveryFailed
@@ -26,7 +27,6 @@ from ltxops.wrapper.delivery.inputs import (
     references,
     replace,
 )
-from ltxops.wrapper.delivery.timing import in_time
 
 log = logging.getLogger("ltxops.wrapper.delivery")
 

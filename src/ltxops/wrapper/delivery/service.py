@@ -11,6 +11,7 @@ import aiohttp
 
 from ltxops import __version__
 from ltxops.errors import CheckFailed
+from ltxops.timing import in_time
 from ltxops.wrapper.delivery.checks import check_delivery
 from ltxops.wrapper.delivery.connections import Lookup, SystemLookup, open_session
 from ltxops.wrapper.delivery.counters import Counters
@@ -20,7 +21,6 @@ from ltxops.wrapper.delivery.inputs import references
 from ltxops.wrapper.delivery.outbox import Outbox
 from ltxops.wrapper.delivery.s3 import Destination, choose, object_keys
 from ltxops.wrapper.delivery.settings import DeliverySettings
-from ltxops.wrapper.delivery.timing import in_time
 from ltxops.wrapper.delivery.uploads import Uploader
 from ltxops.wrapper.delivery.webhooks import Caller, event_of
 from ltxops.wrapper.schema import GenerateInput, OutputItem, S3Settings, WebhookSettings

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ltxops.timing import in_time
 from ltxops.wrapper.delivery.addresses import AddressRefused, Network
 from ltxops.wrapper.delivery.connections import Lookup, connector_arguments
 from ltxops.wrapper.delivery.failures import DeliveryFailed
@@ -23,7 +24,6 @@ from ltxops.wrapper.delivery.s3 import (
     part_is_intact,
     part_sizes,
 )
-from ltxops.wrapper.delivery.timing import in_time
 
 log = logging.getLogger("ltxops.wrapper.delivery")
 

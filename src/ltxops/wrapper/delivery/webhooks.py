@@ -16,12 +16,12 @@ from typing import Any, Literal
 import aiohttp
 from yarl import URL
 
+from ltxops.timing import in_time
 from ltxops.wrapper.delivery.addresses import AddressRefused, Network, parse_url
 from ltxops.wrapper.delivery.connections import why
 from ltxops.wrapper.delivery.counters import Counters
 from ltxops.wrapper.delivery.outbox import Event, Outbox
 from ltxops.wrapper.delivery.signing import headers
-from ltxops.wrapper.delivery.timing import in_time
 
 log = logging.getLogger("ltxops.wrapper.delivery")
 

@@ -11,7 +11,7 @@ async def in_time(work: Coroutine[Any, Any, _T], seconds: float | None) -> _T:
     """Return what `work` returns; raises asyncio.TimeoutError after `seconds`, with `work` ended.
 
     None waits for ever. Before Python 3.12 `asyncio.wait_for` forgets a cancellation that comes together with
-    the result, and a job that was given up would go on.
+    the result, and what was given up would go on.
     """
     task = asyncio.ensure_future(work)
     try:

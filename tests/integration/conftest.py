@@ -1,0 +1,33 @@
+"""What tests of weights begin with. A module that wants another hub or root has a fixture of its own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.integration.faulty_hub import write_manifest
+from tests.integration.models_support import RunningHub
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[RunningHub]:
+    """An embedded hub that asks for no token."""
+    with RunningHub(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A manifest of the module's FILES, with its lock."""
+    return write_manifest(tmp_path, request.module.FILES)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Where a root will be."""
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Where an empty home folder will be."""
+    return tmp_path / "home"
