@@ -29,7 +29,7 @@ def lab(new_lab: Callable[[], Lab], provisioned_layers: list[Path]) -> Lab:
 def test_six_of_eight_pass_and_two_are_named_with_the_reason(lab: Lab) -> None:  # R49
     for name in GOOD:
         assert lab.hosts[name].ssh(f"rm {PROOF}").returncode == 0
-    run = Control(lab).begin("--forks", "8", supervisor_hang_seconds=90)
+    run = Control(lab).begin(supervisor_hang_seconds=90)
     run.until_task("gateway :")
     lab.hosts["lost"].ssh(END_SSHD)
     outcome = run.end()
