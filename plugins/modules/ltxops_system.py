@@ -64,7 +64,8 @@ installed:
 
 #: dpkg's journal, empty unless it was cut off; and what the module apt puts into policy-rc.d while it works.
 _JOURNAL = Path("/var/lib/dpkg/updates")
-_POLICY, _POLICY_TEXT = Path("/usr/sbin/policy-rc.d"), "#!/bin/sh\nexit 101"
+_POLICY = Path("/usr/sbin/policy-rc.d")
+_POLICY_TEXT = "#!/bin/sh\nexit 101"
 
 
 def was_cut_off(journal: Path, policy: Path) -> bool:
