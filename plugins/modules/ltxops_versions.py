@@ -58,7 +58,9 @@ removed:
   elements: str
 """
 
-CURRENT, PREVIOUS, PROVEN = "current", "previous", ".proven"
+CURRENT = "current"
+PREVIOUS = "previous"
+PROVEN = ".proven"
 
 
 class Links(NamedTuple):
