@@ -25,8 +25,9 @@ def reason_in(outcome: dict[str, Any]) -> str:
     if failed_items:
         return reason_in(failed_items[0])
     message = str(outcome.get("msg") or "no message").strip()
-    # The message of command and shell is no more than that the exit code was not zero.
-    errors = [line.strip() for line in str(outcome.get("stderr") or "").splitlines() if line.strip()]
+    # The message of command and shell is only that the exit code was not zero; some complain on stdout.
+    output = str(outcome.get("stderr") or outcome.get("stdout") or "")
+    errors = [line.strip() for line in output.splitlines() if line.strip()]
     return "; ".join(errors)[-600:] if errors and "return code" in message else message
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.ltxops_accounts import is_group, is_user
@@ -37,12 +36,20 @@ options:
     description: A file that is there when the ltxops package is installed as it should be.
     type: path
     required: true
+  unfinished:
+    description: A file that is there while packages are being installed, also after that was cut off.
+    type: path
+    required: true
 author: ["the ltxops maintainers"]
 """
 
 EXAMPLES = r"""
 - name: See what is missing
-  ltxops_system: {packages: [git], users: [ltxops], groups: [ltxops], stamp: /opt/ltxops/venv/.installed}
+  ltxops_system:
+    packages: [git]
+    users: [ltxops]
+    stamp: /opt/ltxops/venv/.installed
+    unfinished: /var/lib/ltxops/packages-unfinished
 """
 
 RETURN = r"""
@@ -51,8 +58,8 @@ packages:
   returned: always
   type: list
   elements: str
-interrupted:
-  description: Whether an installation of packages was cut off and left dpkg's journal or policy-rc.d.
+system:
+  description: Whether any of these is missing, or an install was cut off.
   returned: always
   type: bool
 installed:
@@ -60,19 +67,6 @@ installed:
   returned: always
   type: bool
 """
-
-
-#: dpkg's journal, empty unless it was cut off; and what the module apt puts into policy-rc.d while it works.
-_JOURNAL = Path("/var/lib/dpkg/updates")
-_POLICY = Path("/usr/sbin/policy-rc.d")
-_POLICY_TEXT = "#!/bin/sh\nexit 101"
-
-
-def was_cut_off(journal: Path, policy: Path) -> bool:
-    """Say whether an installation of packages was cut off, by what it leaves."""
-    if journal.is_dir() and any(journal.iterdir()):
-        return True
-    return policy.is_file() and policy.read_text(errors="replace").strip() == _POLICY_TEXT
 
 
 def not_installed(wanted: Iterable[str], listing: str) -> list[str]:
@@ -94,6 +88,7 @@ def main() -> None:
                 for name in ("packages", "users", "groups")
             },
             "stamp": {"type": "path", "required": True},
+            "unfinished": {"type": "path", "required": True},
         },
         supports_check_mode=True,
     )
@@ -103,15 +98,15 @@ def main() -> None:
         # It ends with 1 where it does not know a package, and lists the others.
         command = ["dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\\n", *packages]
         listing = module.run_command(command)[1]
-    lacking: dict[str, Any] = {
+    lacking = {
         "packages": not_installed(packages, listing),
         "users": [name for name in users if not is_user(name)],
         "groups": [name for name in groups if not is_group(name)],
     }
-    lacking["interrupted"] = bool(packages) and was_cut_off(_JOURNAL, _POLICY)
     installed = Path(module.params["stamp"]).exists()
-    changed = module.check_mode and (not installed or any(lacking.values()))
-    module.exit_json(changed=changed, installed=installed, **lacking)
+    system = any(lacking.values()) or Path(module.params["unfinished"]).exists()
+    changed = module.check_mode and (not installed or system)
+    module.exit_json(changed=changed, installed=installed, system=system, **lacking)
 
 
 if __name__ == "__main__":

@@ -82,8 +82,8 @@ class Backend:
     seen: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     #: Bytes of bodies that have arrived, also of those that are still on their way.
     received: int = 0
-    #: An answer to /generate/stream waits for this after its first event.
-    go_on: threading.Event = field(default_factory=threading.Event)
+    #: An answer to /generate/stream waits for one of these before each event but the first.
+    go_on: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.seen.append((request.method, request.raw_path, dict(request.headers)))
@@ -109,8 +109,9 @@ class Backend:
         stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await stream.prepare(request)
         await stream.write(b"event: status\n\n")
-        await asyncio.to_thread(self.go_on.wait, 30)
-        await stream.write(b"event: result\n\n")
+        for event in (b"event: node\n\n", b"event: result\n\n"):
+            await asyncio.to_thread(self.go_on.acquire, timeout=30)
+            await stream.write(event)
         return stream
 
     def serve(self) -> None:

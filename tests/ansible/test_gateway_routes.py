@@ -1,6 +1,7 @@
 """Which backend each route reaches, what it gets to see, and that nothing is held up on the way."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 
@@ -31,7 +32,6 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     with running_gateway(tmp_path_factory.mktemp("full"), gateway_mode="full") as running:
-        running.wrapper.go_on.set()
         yield running
 
 
@@ -60,6 +60,7 @@ def test_each_route_reaches_its_backend_without_the_token(
     full: Gateway, method: str, path: str
 ) -> None:  # R8
     full.forget()
+    full.wrapper.go_on.release(2)
     sent = {**GOOD, "X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "https"}
     sent["Host"] = "gateway.example"
     if path.endswith("/ws"):
@@ -84,7 +85,7 @@ def test_each_route_reaches_its_backend_without_the_token(
 
 @pytest.mark.parametrize(("method", "path"), WRAPPER_ROUTES)
 def test_every_route_of_the_wrapper_is_open_by_its_method(api: Gateway, method: str, path: str) -> None:
-    api.wrapper.go_on.set()
+    api.wrapper.go_on.release(2)
     api.forget()
     assert api.request(method, path, headers=GOOD)[0] == 200
     assert only(api)[0] is api.wrapper
@@ -98,17 +99,20 @@ def test_every_route_of_the_wrapper_is_open_by_its_method(api: Gateway, method: 
 
 
 def test_events_arrive_one_by_one(api: Gateway) -> None:
-    async def listen() -> tuple[bytes, bytes]:
+    api.wrapper.go_on = threading.Semaphore(0)
+
+    async def listen() -> list[bytes]:
+        heard = []
         async with (
             aiohttp.ClientSession() as session,
             session.post(f"{api.url}/generate/stream", headers=GOOD) as answer,
         ):
-            first = await in_time(answer.content.readany(), 15)
-            api.wrapper.go_on.set()
-            return first, await answer.content.read()
+            while event := await in_time(answer.content.readany(), 15):
+                heard.append(event)
+                api.wrapper.go_on.release()
+        return heard
 
-    api.wrapper.go_on.clear()
-    assert asyncio.run(listen()) == (b"event: status\n\n", b"event: result\n\n")
+    assert asyncio.run(listen()) == [b"event: status\n\n", b"event: node\n\n", b"event: result\n\n"]
 
 
 def test_an_upload_is_passed_on_while_it_arrives(api: Gateway) -> None:

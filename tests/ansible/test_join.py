@@ -63,13 +63,13 @@ class Running:
     def wait_for(self, pattern: str) -> "re.Match[str]":
         """Return the first line that fits."""
         found: re.Match[str] = wait_for(
-            lambda: re.search(pattern, self.output, re.MULTILINE), told=lambda: self.output
+            lambda: re.search(pattern, self.output, re.MULTILINE), 240, lambda: self.output
         )
         return found
 
     def end(self) -> tuple[int, str]:
         """Wait for the end; return exit code and output."""
-        code = self._process.wait(90)
+        code = self._process.wait(240)
         self._reader.join(10)
         return code, self.output
 
@@ -229,7 +229,7 @@ def downloading(play: Play, **settings: Any) -> Running:
     """Return a playbook that is joining a download which does not end by itself."""
     pace = slow(play)
     running = play.start(**settings)
-    wait_for(lambda: under_way(play), told=lambda: running.output)
+    wait_for(lambda: under_way(play), 240, lambda: running.output)
     pace.bytes_per_second = SLOW
     running.wait_for(LINE.format(host="one"))
     return running

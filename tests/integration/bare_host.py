@@ -4,8 +4,6 @@ It shares the network of this machine, so that packages and the embedded hub can
 ports of their own. Everything it mounts is in its own mount namespace and goes with it.
 """
 
-import fcntl
-import hashlib
 import os
 import shutil
 import signal
@@ -19,12 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.lab.base import base_file_system, give_package_settings
 
 REPO = Path(__file__).parents[2]
-#: What a bare host has beside what every Debian has.
-PACKAGES = "python3,openssh-server,ca-certificates,sudo"
-#: What this machine needs to reach its package registries, a host on it needs as well.
-SYSTEM_FILES = ("etc/ssl/certs/ca-certificates.crt", "etc/resolv.conf", "etc/hosts", "etc/pip.conf")
 START = """
 mount -t overlay overlay -o lowerdir={base},upperdir={upper},workdir={work} {root}
 mount -t proc proc {root}/proc
@@ -33,33 +28,6 @@ mount -t tmpfs tmpfs {root}/run
 mkdir -p {root}/run/sshd
 exec chroot {root} /usr/sbin/sshd -D -e -p {port} -o ListenAddress=127.0.0.1 -o UsePAM=no
 """
-
-
-def base_file_system() -> Path:
-    """Return a minimal root file system, made once in a checkout and then kept in .test/."""
-    if os.geteuid() != 0:
-        pytest.skip("a host in a namespace of its own needs root")
-    base = REPO / ".test" / f"base-{hashlib.sha1(PACKAGES.encode(), usedforsecurity=False).hexdigest()[:8]}"
-    base.parent.mkdir(exist_ok=True)
-    # Several test processes may want it at once; the first one makes it.
-    with base.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not base.is_dir():
-            make_base(base)
-    return base
-
-
-def make_base(base: Path) -> None:
-    """Make the root file system; it appears under its name when it is whole."""
-    release = dict(
-        line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line
-    )["VERSION_CODENAME"]
-    part = base.with_suffix(".part")
-    shutil.rmtree(part, ignore_errors=True)
-    command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}"]
-    made = subprocess.run([*command, release, str(part)], capture_output=True, text=True, timeout=600)
-    assert made.returncode == 0, made.stdout[-2000:]
-    part.rename(base)
 
 
 @dataclass
@@ -109,6 +77,8 @@ class BareHost:
 @contextmanager
 def bare_host(folder: Path) -> Iterator[BareHost]:
     """Start a bare host whose files lie in `folder`; everything of it ends with the block."""
+    if os.geteuid() != 0:
+        pytest.skip("a host in a namespace of its own needs root")
     base = base_file_system()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -153,16 +123,7 @@ def prepare(host: BareHost) -> None:
     shutil.copy(host.key.with_suffix(".pub"), ssh_folder / "authorized_keys")
     public = host_key.with_suffix(".pub").read_text()
     host.known_hosts.write_text(f"[127.0.0.1]:{host.port} {public}")
-    for name in SYSTEM_FILES:
-        if Path("/", name).is_file():
-            (host.files / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(Path("/", name), host.files / name)
-    for name in ("sources.list", "sources.list.d", "apt.conf.d"):
-        source = Path("/etc/apt", name)
-        if source.is_dir():
-            shutil.copytree(source, host.files / "etc/apt" / name)
-        elif source.is_file():
-            shutil.copy(source, host.files / "etc/apt" / name)
+    give_package_settings(host.files)
 
 
 def add_operator(host: BareHost) -> None:

@@ -43,7 +43,7 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_
 """
 
 
-def until(check: Callable[[], Any], what: str, seconds: float = 20) -> Any:
+def until(check: Callable[[], Any], what: str, seconds: float = 60) -> Any:
     return wait_for(check, seconds, lambda: f"not within {seconds:g} s: {what}")
 
 
@@ -279,7 +279,7 @@ class Running:
     def err(self) -> str:
         return self._err.read_text()
 
-    def shows(self, pattern: str, seconds: float = 20) -> re.Match[str]:
+    def shows(self, pattern: str, seconds: float = 60) -> re.Match[str]:
         """Wait until stdout or stderr has a match."""
 
         def look() -> re.Match[str] | None:
@@ -297,7 +297,7 @@ class Running:
         self._process.send_signal(signal.SIGINT)
         return self.ended()
 
-    def ended(self, seconds: float = 20) -> int:
+    def ended(self, seconds: float = 60) -> int:
         code = self._process.wait(seconds)
         assert SECRET not in self.out + self.err  # R30
         assert "Traceback" not in self.err, self.err

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,11 +114,12 @@ def listening(pid_namespace: str) -> tuple[set[int], set[int]]:
     """Return the ports that anybody listens on, and those of processes in this namespace of process ids."""
     inodes = set()
     for process in Path("/proc").glob("[0-9]*"):
-        try:
+        # A process may end, or close a file, while it is looked at.
+        with suppress(OSError):
             if str((process / "ns/pid").readlink()) == pid_namespace:
-                inodes |= {str(descriptor.readlink()) for descriptor in (process / "fd").iterdir()}
-        except OSError:
-            continue  # it has ended meanwhile
+                for descriptor in (process / "fd").iterdir():
+                    with suppress(OSError):
+                        inodes.add(str(descriptor.readlink()))
     tables = [Path(f"/proc/net/{name}").read_text() for name in ("tcp", "tcp6")]
     found = [listener for table in tables for listener in parse(table)]
     ours = {listener.port for listener in found if f"socket:[{listener.inode}]" in inodes}

@@ -23,7 +23,7 @@ from tests.support import wait_for
 
 from ltxops.generation import benchmark_workload
 
-#: The worker of VAST.md's description: fixed names of log and port, the benchmark file beside it.
+#: The worker as Vast configures it: fixed names of log and port, the benchmark file beside it.
 WORKER = """
     import json
     import random

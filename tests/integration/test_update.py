@@ -97,6 +97,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         "comfyui_nodes": [],
         "preflight_disk_reserve_gib": 1,
         "smoke_cases": ["check"],
+        # The demo removes outputs after ten minutes.
+        "cleanup_ttl_enabled": False,
     }
     first = demo.run()
     assert first.returncode == 0, first.stdout[-3000:]

@@ -401,7 +401,7 @@ def test_a_job_that_takes_too_long_is_ended(host: Host) -> None:
     host.start_wrapper("--job-timeout", 1.5)
     status, _, envelope = host.generate(LONG, request_id="slow")
     assert (status, envelope["status"]) == (422, "failed") and "1.5 s" in envelope["message"]
-    wait_for(lambda: not call(f"{host.engine_url}/queue")[2]["queue_running"], 3)
+    wait_for(lambda: not call(f"{host.engine_url}/queue")[2]["queue_running"])
 
 
 def test_the_log_says_ready_when_it_is_and_nobody_else_can_say_it(host: Host) -> None:  # R62

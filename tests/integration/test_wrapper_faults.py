@@ -188,6 +188,23 @@ def test_a_file_that_is_still_missing_after_a_second_run_is_said_in_one_sentence
     assert second == GRAPH, "nothing else was changed"
 
 
+def test_files_are_listed_under_whatever_name_a_node_reports_them(tmp_path: Path) -> None:
+    names = {"images": "a.png", "videos": "b.mp4", "gifs": "c.webp", "audio": "d.flac"}
+    listed = {key: [{"filename": name, "subfolder": "", "type": "output"}] for key, name in names.items()}
+    for name in names.values():
+        (tmp_path / name).write_bytes(name.encode())
+    engine = Engine({"3": {**listed, "text": ["no file"]}})
+
+    async def question(jobs: Jobs, request: JobRequest, backends: Backends) -> None:
+        output = (await answer(jobs, request)).body["output"]
+        assert {item["output_type"]: item["filename"] for item in output} == names
+        assert [item["local_path"] for item in output] == [str(folder / name) for name in names.values()]
+
+    folder = tmp_path / "wanted"
+    ask(tmp_path, engine, question)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {n: n for n in names.values()}
+
+
 def test_files_of_a_node_that_is_not_in_the_graph_are_not_run_for(tmp_path: Path) -> None:
     engine = Engine({"3.0.0.7": {"images": [CLIP]}})
 

@@ -121,7 +121,7 @@ def test_a_waiting_job_and_a_running_one_can_be_cancelled(
     status, _, envelope = call(f"{started.url}/cancel/running", {})
     assert (status, envelope["status"]) == (200, "cancelled")
     assert running.result()[::2] == (422, envelope) and started.result("running") == (200, envelope)
-    wait_for(lambda: call(f"{started.engine_url}/queue")[2] == IDLE, 5)
+    wait_for(lambda: call(f"{started.engine_url}/queue")[2] == IDLE)
     assert call(f"{started.url}/cancel/running", {})[::2] == (200, envelope), "once more is the same"
     assert call(f"{started.url}/cancel/unknown", {})[0] == 404
     assert call(f"{started.url}/cancel/a.b", {})[0] == 400
@@ -289,7 +289,7 @@ def test_a_job_that_waits_too_long_is_ended_like_one_that_runs_too_long(host: Ho
         assert host.submit(LONG, request_id=name)[0] == 202
     for name in ("running", "waiting"):
         assert "within 1.5 s" in host.ended(name)["message"]
-    wait_for(lambda: call(f"{host.engine_url}/queue")[2] == IDLE, 5)
+    wait_for(lambda: call(f"{host.engine_url}/queue")[2] == IDLE)
 
 
 def test_keys_of_a_request_are_gone_with_its_job(host: Host) -> None:

@@ -115,7 +115,7 @@ def test_no_moment_loses_or_doubles_a_job(host: Host, moment: tuple[str, str, st
             break
         assert status == 202
         accepted.append(name)
-    wait_for(lambda: wrapper.process.poll() is not None, 15)
+    wait_for(lambda: wrapper.process.poll() is not None)
     host.start_wrapper()
     for name in names:
         if name in accepted or host.result(name)[0] == 200:

@@ -13,10 +13,10 @@ SEED = 20261121
 EXAMPLES = 15
 LIMIT_SECONDS = 90
 
-#: Which graphs are valid is for ComfyUI to say (400), and no schema can.
+#: Which graphs are valid is for ComfyUI to say (400), and no schema can; a job may have been cancelled (422).
 CONFIGURATION = """
 [checks.positive_data_acceptance]
-expected-statuses = ["2xx", 400, 404, 409]
+expected-statuses = ["2xx", 400, 404, 409, 422]
 """
 
 

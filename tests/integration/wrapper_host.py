@@ -51,14 +51,14 @@ class Process:
 
     def wait_until_it_answers(self, url: str) -> None:
         """Wait for any answer, and no longer than the process lives."""
-        wait_for(lambda: self.process.poll() is not None or call(url)[0])
+        wait_for(lambda: self.process.poll() is not None or call(url)[0], 180)
         assert self.process.poll() is None, self.text()
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(15)
+        return self.process.wait(60)
 
 
 class Host:
@@ -115,7 +115,7 @@ class Host:
         status, _, answer = call(f"{self.url}/generate", {"input": {"workflow_json": graph, **fields}})
         return status, answer
 
-    def ended(self, job_id: str, seconds: float = 30.0) -> Any:
+    def ended(self, job_id: str, seconds: float = 120.0) -> Any:
         """Return the envelope of a job once it has ended."""
 
         def ask() -> Any:

@@ -46,8 +46,8 @@ def test_a_listener_that_stops_is_waited_for(path: str) -> None:
                 server.accept()[0].close()
                 seen.append("call")
 
-    stopping = threading.Thread(target=stop_at_the_third_call, args=(listener(path),))
+    stopping = threading.Thread(target=stop_at_the_third_call, args=(listener(path),), daemon=True)
     stopping.start()
     assert not outlasted(path, 60)
-    stopping.join(60)
+    stopping.join(15)
     assert len(seen) == 3
