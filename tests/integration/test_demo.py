@@ -300,7 +300,11 @@ def test_comfyui_sees_nothing_of_the_callers_environment(demo: Demo) -> None:
         assert b"the-callers-own-secret" not in Path(f"/proc/{pid}/environ").read_bytes(), program
 
 
-def test_a_check_of_a_demo_that_never_ran_writes_nothing(tmp_path: Path) -> None:  # R47
+def test_a_check_of_a_demo_that_never_ran_writes_nothing(  # R47
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    # With a short name, as the path of supervisord's socket has a limit.
+    tmp_path = tmp_path_factory.mktemp("check")
     folder = tmp_path / "demo"
     idle = new_host(folder)
     environment = {
