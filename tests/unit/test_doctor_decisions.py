@@ -1,7 +1,8 @@
 """What the doctor reads and how it judges: sockets, versions, secrets, GPUs, faults."""
 
 import http.server
-import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -121,8 +122,11 @@ def test_a_secret_is_found_across_the_pieces_of_a_file(
 
 
 def test_a_secret_in_a_command_line_is_found() -> None:  # R30
-    me = secrets.in_command_lines({"pytest": b"pytest"})
-    assert ("pytest", f"pid {os.getpid()}") in me
+    secret = "a-token-in-an-argument"
+    with subprocess.Popen([sys.executable, "-c", "input()", secret], stdin=subprocess.PIPE) as careless:
+        found = secrets.in_command_lines({"token": secret.encode()})
+        careless.communicate(b"\n")
+    assert found == [("token", f"pid {careless.pid}")]
 
 
 @pytest.mark.parametrize(
