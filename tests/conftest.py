@@ -1,10 +1,14 @@
 """Settings of the whole test run."""
 
 import os
+import signal
 from pathlib import Path
 
 import ansible.module_utils
 import pytest
+
+# A run in the background of a shell ignores Ctrl-C, and so would the programs whose Ctrl-C is tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Where our modules find the code they share, once Ansible has packed them.
 ansible.module_utils.__path__.append(str(Path(__file__).parents[1] / "plugins/module_utils"))
