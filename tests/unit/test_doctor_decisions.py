@@ -123,7 +123,11 @@ def test_a_secret_is_found_across_the_pieces_of_a_file(
 
 def test_a_secret_in_a_command_line_is_found() -> None:  # R30
     secret = "a-token-in-an-argument"
-    with subprocess.Popen([sys.executable, "-c", "input()", secret], stdin=subprocess.PIPE) as careless:
+    command = [sys.executable, "-c", "print(flush=True); input()", secret]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as careless:
+        assert careless.stdout is not None
+        # Its command line can be read only a moment after it was started.
+        careless.stdout.readline()
         found = secrets.in_command_lines({"token": secret.encode()})
         careless.communicate(b"\n")
     assert found == [("token", f"pid {careless.pid}")]
