@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import itertools
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 
 import aiohttp
 
+from benchmarks.servers import free_port
 from ltxops.generation.comfyui import ComfyClient
 
 P50_SECONDS, P99_SECONDS = 0.015, 0.060
@@ -171,14 +171,6 @@ def running(folder: Path, *arguments: object) -> Iterator["subprocess.Popen[byte
         finally:
             process.terminate()
             process.wait(30)
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def wait_for(url: str, process: "subprocess.Popen[bytes]", seconds: float = 60) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support import free_ports
 
 REPO = Path(__file__).parents[2]
 GPU = "NVIDIA H200, 143771, 570.86.10\n"
@@ -36,7 +37,7 @@ def provision(folder: Path, answer: str, *arguments: str, **settings: Any) -> tu
         "preflight_min_ram_gib": 1,
         "preflight_disk_reserve_gib": 0,
         "models_manifest": str(REPO / "inventory/demo/models.yaml"),
-        "comfyui_port": port_with_room(),
+        "comfyui_port": free_ports(3)[0],
         "wrapper_port": 1,
         "gateway_enabled": False,
         "ansible_python_interpreter": sys.executable,
@@ -54,21 +55,6 @@ def provision(folder: Path, answer: str, *arguments: str, **settings: Any) -> tu
     return result.returncode, result.stdout + result.stderr
 
 
-def port_with_room() -> int:
-    """Return a port that is free, and two after it, too."""
-    while True:
-        with socket.socket() as first:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            try:
-                for number in (1, 2):
-                    with socket.socket() as other:
-                        other.bind(("127.0.0.1", port + number))
-            except (OSError, OverflowError):
-                continue
-            return port
-
-
 def told(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "told.json").read_text(encoding="utf-8"))
     return found
@@ -80,7 +66,7 @@ def scripts(folder: Path) -> dict[str, str]:
 
 
 def test_auto_is_one_process_for_each_gpu_found(folder: Path) -> None:
-    port = port_with_room()
+    port = free_ports(3)[0]
     code, output = provision(folder, GPU * 3 + "No devices were found\n", comfyui_port=port)
     assert code == 0, output
     placed = scripts(folder)
@@ -123,7 +109,7 @@ def test_a_number_is_taken_as_it_is_and_held_against_the_gpus(folder: Path) -> N
 
 
 def test_each_port_is_looked_at(folder: Path) -> None:
-    port = port_with_room()
+    port = free_ports(3)[0]
     with socket.socket() as other:
         other.bind(("127.0.0.1", port + 2))
         other.listen()

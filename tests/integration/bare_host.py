@@ -7,7 +7,6 @@ ports of their own. Everything it mounts is in its own mount namespace and goes 
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 from tests.lab.base import base_file_system, give_package_settings
+from tests.support import free_port
 
 REPO = Path(__file__).parents[2]
 START = """
@@ -80,9 +80,7 @@ def bare_host(folder: Path) -> Iterator[BareHost]:
     if os.geteuid() != 0:
         pytest.skip("a host in a namespace of its own needs root")
     base = base_file_system()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        host = BareHost(folder, probe.getsockname()[1])
+    host = BareHost(folder, free_port())
     for name in ("upper", "work", "root"):
         (folder / name).mkdir()
     prepare(host)

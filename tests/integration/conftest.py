@@ -1,7 +1,9 @@
-"""What tests of weights begin with. A module that wants another hub or root has a fixture of its own."""
+"""Fixtures of the tests of weights, and clients that wait. A module that wants another one has it itself."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.integration.faulty_hub import write_manifest
@@ -31,3 +33,10 @@ def root(tmp_path: Path) -> Path:
 def home(tmp_path: Path) -> Path:
     """Where an empty home folder will be."""
     return tmp_path / "home"
+
+
+@pytest.fixture
+def background() -> Iterator[Callable[..., "Future[Any]"]]:
+    """Call something in a thread: a client that waits."""
+    with ThreadPoolExecutor(8) as pool:
+        yield pool.submit

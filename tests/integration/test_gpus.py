@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from urllib.request import urlopen
 import av
 import pytest
 from tests.integration.demo_host import REPO, Demo, changed_tasks, new_host
+from tests.support import free_ports
 
 FAB = REPO / ".venv/bin/fab"
 
@@ -23,26 +23,13 @@ FAB = REPO / ".venv/bin/fab"
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     host = new_host(tmp_path_factory.mktemp("gpus"))
-    host.ports["comfyui_port"] = port_with_room()
+    host.ports["comfyui_port"] = free_ports(2)[0]
     host.settings = {"comfyui_gpus": 2, "smoke_cases": ["check"], "cleanup_ttl_enabled": False}
     first = host.run()
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
     yield host
     assert host.script("--down").returncode == 0
     assert host.processes() == set()
-
-
-def port_with_room() -> int:
-    """Return a port that is free, and the next one, too."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
-            return port
 
 
 def generate(demo: Demo, request_id: str, frames: int) -> tuple[int, dict[str, Any]]:

@@ -166,14 +166,6 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def port_pair() -> int:
-    """A free port whose successor is free too."""
-    while True:
-        (port,) = free_ports(1)
-        if port < 65535 and port + 1 not in free_ports(1):
-            return port
-
-
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     folder = tmp_path_factory.mktemp("pw")
@@ -189,7 +181,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     git(repository, "commit", "--quiet", "--message", "A worker")
     key = folder / "platform.key"
     subprocess.run(["openssl", "genrsa", "-out", key, "2048"], capture_output=True, check=True)
-    platform, port = Platform(key), port_pair()
+    platform, port = Platform(key), free_ports(2)[0]
     server = platform.serve()
     host.settings = {
         "smoke_cases": ["check"],

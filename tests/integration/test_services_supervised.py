@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support import free_port
 
 from ltxops.errors import CheckFailed
 from ltxops.upkeep import supervisor
@@ -55,9 +55,7 @@ class Supervised:
     def add(
         self, name: str, code: str, *arguments: object, health: int | None = None, **settings: object
     ) -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
+        port = free_port()
         (self.folder / f"{name}.py").write_text(code)
         words = " ".join(str(word) for word in (sys.executable, self.folder / f"{name}.py", port, *arguments))
         log = self.folder / f"{name}.log"

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -41,18 +41,9 @@ def host(tmp_path: Path) -> Iterator[Host]:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """Both are started; for tests that leave them as they were."""
     host = Host(tmp_path_factory.mktemp("wrapper"))
-    host.start_engine()
-    host.start_wrapper("--max-body-bytes", 200_000)
-    wait_for(lambda: call(f"{host.url}/health")[0] == 200)
+    host.start_both("--max-body-bytes", 200_000)
     yield host
     host.close()
-
-
-@pytest.fixture
-def background() -> Iterator[Callable[..., "Future[Any]"]]:
-    """Call something in a thread: a client that waits."""
-    with ThreadPoolExecutor(8) as pool:
-        yield pool.submit
 
 
 def test_a_workflow_is_answered_as_the_document_shows(shared: Host) -> None:

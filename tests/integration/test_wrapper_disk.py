@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,9 @@ def host(tmp_path: Path) -> Iterator[Host]:
     """A wrapper and a ComfyUI whose folders are on a file system of 96 MiB."""
     with mounted(tmp_path, "tmpfs", "96m") as disk:
         host = Host(disk)
-        host.start_engine()
-        host.start_wrapper("--min-free", "32MiB")
-        wait_for(lambda: call(f"{host.url}/health")[0] == 200)
+        host.start_both("--min-free", "32MiB")
         yield host
         host.close()
-
-
-@pytest.fixture
-def background() -> Iterator[Callable[..., "Future[Any]"]]:
-    """Call something in a thread: a client that waits."""
-    with ThreadPoolExecutor(8) as pool:
-        yield pool.submit
 
 
 def free(host: Host) -> int:

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.wrapper_host import LONG, LTXOPS, Host, call, graph, wait_for
+from tests.integration.wrapper_host import LONG, LTXOPS, Host, call, graph
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
     host = Host(tmp_path)
-    host.start_engine()
-    host.start_wrapper()
-    wait_for(lambda: call(f"{host.url}/health")[0] == 200)
+    host.start_both()
     yield host
     host.close()
 

@@ -29,17 +29,8 @@ def host(tmp_path: Path) -> Iterator[Host]:
 @pytest.fixture
 def started(host: Host) -> Host:
     """One ComfyUI, one wrapper."""
-    host.start_engine()
-    host.start_wrapper()
-    wait_for(lambda: call(f"{host.url}/health")[0] == 200)
+    host.start_both()
     return host
-
-
-@pytest.fixture
-def background() -> Iterator[Callable[..., "Future[Any]"]]:
-    """Call something in a thread: a client that waits."""
-    with ThreadPoolExecutor(8) as pool:
-        yield pool.submit
 
 
 def unseeded(frames: int, prefix: str) -> dict[str, Any]:

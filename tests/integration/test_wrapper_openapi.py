@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.wrapper_host import Host, call, wait_for
+from tests.integration.wrapper_host import Host, call
 
 #: The same requests each time; the program prints it, too.
 SEED = 20261121
@@ -24,9 +24,7 @@ expected-statuses = ["2xx", 400, 404, 409, 422]
 def host(tmp_path: Path) -> Iterator[Host]:
     """A ComfyUI and a wrapper."""
     host = Host(tmp_path)
-    host.start_engine()
-    host.start_wrapper()
-    wait_for(lambda: call(f"{host.url}/health")[0] == 200)
+    host.start_both()
     yield host
     host.close()
 

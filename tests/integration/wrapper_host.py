@@ -51,7 +51,7 @@ class Process:
 
     def wait_until_it_answers(self, url: str) -> None:
         """Wait for any answer, and no longer than the process lives."""
-        wait_for(lambda: self.process.poll() is not None or call(url)[0], 180)
+        wait_for(lambda: self.process.poll() is not None or call(url)[0], 180, told=self.text)
         assert self.process.poll() is None, self.text()
 
     def end(self, number: int = signal.SIGTERM) -> int:
@@ -100,6 +100,13 @@ class Host:
         )
         wrapper.wait_until_it_answers(f"{self.url}/health")
         return wrapper
+
+    def start_both(self, *options: object) -> None:
+        """Start the stand-in ComfyUI and the wrapper, and wait until jobs can come."""
+        self.start_engine()
+        wrapper = self.start_wrapper(*options)
+        health = f"{self.url}/health"
+        wait_for(lambda: call(health)[0] == 200, told=lambda: f"{call(health)}\n{wrapper.text()}")
 
     def _start(self, name: str, *args: object, **environment: str) -> Process:
         process = Process(self.folder, name, *args, **environment)

@@ -73,7 +73,7 @@ class Running:
             time.sleep(0.05)
 
     def until_task(self, name: str) -> None:
-        """Wait until a task begins of which the name begins so."""
+        """Wait until a task of which the name begins so has its first result: before, Ansible is silent."""
         self.until(lambda: f"\nTASK [{name}" in self.output)
 
     def kill(self) -> None:

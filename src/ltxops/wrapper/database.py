@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from ltxops.errors import BadInput, Busy, CheckFailed
+from ltxops.wrapper.sqlite import open_durable
 
 #: A finished job is answered for this long; then its id is free again.
 KEEP_SECONDS = 7 * 24 * 3600.0
@@ -111,11 +112,7 @@ class JobDatabase:
             ) from error
         path = state / "jobs.sqlite3"
         try:
-            # Made before SQLite opens it, so that its files are never readable by others.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            path.chmod(0o600)
-            # Calls come from a pool of threads, one at a time.
-            self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._connection = open_durable(path)
             self._prepare()
         except (OSError, sqlite3.Error) as error:
             os.close(self._lock)
@@ -124,11 +121,6 @@ class JobDatabase:
             ) from error
 
     def _prepare(self) -> None:
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        # Accepted means kept, through a power cut too: FULL syncs the log at every commit.
-        self._connection.execute("PRAGMA synchronous = FULL")
-        # What is removed is overwritten: a request may hold keys.
-        self._connection.execute("PRAGMA secure_delete = ON")
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version > len(_MIGRATIONS):
             raise sqlite3.DatabaseError(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ltxops.errors import CheckFailed
+from ltxops.wrapper.sqlite import open_durable
 
 _SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -50,11 +51,7 @@ class Outbox:
 
     def __init__(self, path: Path) -> None:
         try:
-            # Made before SQLite does, so that nobody else ever reads what users put into their parameters.
-            path.touch(mode=0o600)
-            path.chmod(0o600)
-            # Calls come from a pool of threads, one at a time.
-            self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._connection = open_durable(path)
             self._prepare()
         except (sqlite3.Error, OSError) as error:
             raise CheckFailed(
@@ -62,10 +59,6 @@ class Outbox:
             ) from error
 
     def _prepare(self) -> None:
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        # Announced means kept, through a power cut too: FULL syncs the log at every commit.
-        self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.execute("PRAGMA secure_delete = ON")
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version == 0:
             self._connection.executescript(
