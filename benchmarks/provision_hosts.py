@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -14,18 +15,39 @@ from typing import Any
 
 import yaml
 from tests.integration.bare_host import REPO, BareHost, add_operator, bare_host
-from tests.integration.demo_host import free_ports
+from tests.support import free_port, free_ports
 
 PORTS = ("gateway_port", "wrapper_port", "comfyui_port")
 #: What a machine without a GPU is provisioned with; the rest is as on a GPU host.
-WITHOUT_GPU = {
-    "comfyui_engine": "embedded",
+WITHOUT_GPU: dict[str, Any] = {
     "preflight_gpu_required": False,
     "preflight_min_ram_gib": 1,
     "preflight_disk_reserve_gib": 0,
     "models_profile": "benchmark",
     "models_reserve": "64MiB",
 }
+
+
+EMBEDDED: dict[str, Any] = {"comfyui_engine": "embedded"}
+#: What ComfyUI's requirements.txt asks for and takes long to install; role comfyui pins the versions.
+REQUIREMENTS = """torch
+torchvision
+torchaudio
+transformers>=4.50
+tokenizers
+sentencepiece
+safetensors
+einops
+scipy
+kornia
+av
+"""
+#: Imports what ComfyUI does first, and hands over to the engine that needs no GPU.
+MAIN = """import os, sys
+import torch, torchaudio, transformers
+command = "/opt/ltxops/venv/bin/ltxops"
+os.execv(command, [command, "embedded", "comfyui", *sys.argv[1:]])
+"""
 
 
 @dataclass(frozen=True)
@@ -70,9 +92,41 @@ def inventory(folder: Path, hosts: Sequence[BareHost], hubs: Sequence[str]) -> P
     return path
 
 
-def provision(hosts: Path, manifest: Path) -> Run:
+@contextmanager
+def engine_sources(folder: Path) -> Iterator[dict[str, Any]]:
+    """Serve a repository in ComfyUI's place over git's protocol; gives the settings to clone it."""
+    source = folder / "ComfyUI"
+    source.mkdir(parents=True)
+    (source / "main.py").write_text(MAIN)
+    (source / "requirements.txt").write_text(REQUIREMENTS)
+    git = [
+        "git",
+        "-C",
+        str(source),
+        "-c",
+        "user.name=benchmark",
+        "-c",
+        "user.email=benchmark@example.invalid",
+    ]
+    for words in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "-m", "One"], ["tag", "v1"]):
+        subprocess.run([*git, *words], check=True)
+    port = free_port()
+    listen = ["--reuseaddr", "--listen=127.0.0.1", f"--port={port}", f"--base-path={folder}", "--export-all"]
+    with subprocess.Popen(["git", "daemon", *listen, str(folder)], start_new_session=True) as daemon:
+        try:
+            yield {
+                "comfyui_engine": "git",
+                "comfyui_repo": f"git://127.0.0.1:{port}/ComfyUI",
+                "comfyui_version": "v1",
+                "comfyui_nodes": [],
+            }
+        finally:
+            os.killpg(daemon.pid, signal.SIGTERM)
+
+
+def provision(hosts: Path, manifest: Path, engine: dict[str, Any]) -> Run:
     """Run the playbook to its end. Raises SystemExit with its last lines when it fails."""
-    settings = {**WITHOUT_GPU, "models_manifest": str(manifest)}
+    settings = {**WITHOUT_GPU, **engine, "models_manifest": str(manifest)}
     command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(hosts), "provision.yml"]
     environment = {
         **os.environ,
