@@ -9,8 +9,8 @@ from tests.integration.demo_host import REPO, Demo, new_host
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Iterator[Demo]:
-    demo = new_host(tmp_path / "host")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    demo = new_host(tmp_path_factory.mktemp("early"))
     yield demo
     assert demo.script("--down").returncode == 0
     assert demo.processes() == set()
