@@ -9,7 +9,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ltxops.upkeep.output_root import lock, open_output_root
+import pytest
+
+from ltxops.upkeep.janitor import Janitor
+from ltxops.upkeep.janitor_config import load
+from ltxops.upkeep.needed import nothing_is_needed
+from ltxops.upkeep.output_root import OutputRoot, lock, open_output_root
 
 LTXOPS = [sys.executable, "-m", "ltxops.cli.main"]
 
@@ -113,3 +118,32 @@ def test_what_a_run_had_deleted_when_it_was_stopped_is_logged(tmp_path: Path) ->
     assert (report["interrupted"], report["deleted_files"], report["by"]) == (True, 40_000 - left, "janitor")
     assert f"deleted {40_000 - left} files" in log.read_text()
     assert "janitor stopped by SIGTERM" in log.read_text().splitlines()[-2]
+
+
+def test_a_run_that_does_not_see_sigterm_is_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "output"
+    output.mkdir()
+    (output / ".ltxops-output").touch()
+    config = write_config(output, tmp_path / "missing")
+    lines: list[str] = []
+
+    def write_line(line: str) -> None:
+        lines.append(line)
+        assert len(lines) < 20, lines
+
+    def free_bytes(_root: OutputRoot) -> int:
+        if any("job broken failed" in line for line in lines):
+            signal.raise_signal(signal.SIGTERM)
+        return 2**40
+
+    # Job "low" looks at the disk first and last, and asks about SIGTERM only before a deletion.
+    monkeypatch.setattr(OutputRoot, "free_bytes", free_bytes)
+    Janitor(load(str(config)), nothing_is_needed, write_line).run()
+    assert [line.split(" ", 1)[1].split(":")[0] for line in lines] == [
+        "janitor started with 3 jobs",
+        "job broken failed",
+        "job low",
+        "janitor stopped by SIGTERM",
+    ]

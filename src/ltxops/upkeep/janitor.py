@@ -98,7 +98,6 @@ class Janitor:
             self._say(f"job {job.name} failed: {outcome}")
         else:
             self._tell(job, outcome)
-            self._stopping = self._stopping or outcome.interrupted
 
     def _tell(self, job: Job, report: Report) -> None:
         if report.failure is None:

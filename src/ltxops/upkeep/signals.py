@@ -19,7 +19,9 @@ def lease_breaks_ignored() -> Iterator[None]:
 def sigterm_deferred() -> Iterator[Callable[[], bool]]:
     """Yield what tells whether SIGTERM came, so that a run can end between two deletions and log them all.
 
-    Whoever leaves the block without an error has to ask that; with one, the signal is delivered afterwards.
+    A handler of the caller's hears of the signal after the block: it may have come too late for the block to
+    see it. One that would end the process is delivered only if the block ends with an error, since what a
+    whole run did has yet to be told.
     """
     came = False
 
@@ -28,11 +30,11 @@ def sigterm_deferred() -> Iterator[Callable[[], bool]]:
         came = True
 
     before = signal.signal(signal.SIGTERM, remember)
+    whole = False
     try:
         yield lambda: came
-    except BaseException:
+        whole = True
+    finally:
         signal.signal(signal.SIGTERM, before)
-        if came:
+        if came and (callable(before) or not whole):
             signal.raise_signal(signal.SIGTERM)
-        raise
-    signal.signal(signal.SIGTERM, before)
