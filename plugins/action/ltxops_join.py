@@ -1,4 +1,4 @@
-"""Ansible action: wait for an ltxops command in the background, and show per host how far it is."""
+"""Ansible action: wait for a task in the background, and show per host how far it is."""
 
 from __future__ import annotations
 
@@ -56,8 +56,9 @@ def ending(look: dict[str, Any], deadline_seconds: float, told: str) -> dict[str
     if outcome is not None and outcome.get("msg") == OUT_OF_TIME:
         return late(deadline_seconds, told)
     if outcome is not None:
-        fetched = (outcome.get("result") or {}).get("fetched")
-        return {**outcome, "changed": bool(fetched) and not outcome.get("failed")}
+        # Of an ltxops command the changes are what it fetched; any other task says itself if it made some.
+        changed = outcome["result"].get("fetched") if "result" in outcome else outcome.get("changed")
+        return {**outcome, "changed": bool(changed) and not outcome.get("failed")}
     if not look["alive"]:
         return failure(
             f"the command in the background has ended without a result ({told}): it was killed, or the host "
@@ -93,27 +94,33 @@ class ActionModule(ActionBase):
 
     def _wait(self, results_file: str, deadline: float, task_vars: dict[str, Any]) -> dict[str, Any]:
         host = task_vars["inventory_hostname"]
-        arguments = {"results_file": results_file, "progress_file": self._task.args["progress_file"]}
+        progress_file = self._task.args.get("progress_file")
+        arguments = {"results_file": results_file, "progress_file": progress_file}
         begin = time.monotonic()
-        shown_at, counting = float("-inf"), False
+        shown_at, counting = float("-inf"), progress_file is None
         told = "no progress was shown"
-        patience = FIRST_LOOK_SECONDS
+        patience = LOOK_SECONDS if counting else FIRST_LOOK_SECONDS
         while True:
             look = self._look({**arguments, "wait_seconds": patience}, host, task_vars)
             if look.get("failed"):
                 return look
-            if look["progress"] is not None:
-                told = so_far(look["progress"])
+            progress = look["progress"]
+            if progress_file is None:
+                told = f"{time.monotonic() - begin:.0f} s so far"
+                line = f"{self._task.get_name()}: {told}"
+            else:
+                line = so_far(progress)
+                told = told if progress is None else line
             ended = ending(look, deadline, told)
             if ended is not None:
                 return ended
             left = begin + deadline - time.monotonic()
             if left <= 0:
                 return late(deadline, told)
-            began_to_count = counts(look["progress"]) and not counting
-            if began_to_count or time.monotonic() - shown_at >= LINE_SECONDS:
-                shown_at, counting = time.monotonic(), counts(look["progress"])
-                display.display(f"{host}: {so_far(look['progress'])}")
+            counts_now = progress_file is None or counts(progress)
+            if (counts_now and not counting) or time.monotonic() - shown_at >= LINE_SECONDS:
+                shown_at, counting = time.monotonic(), counts_now
+                display.display(f"{host}: {line}")
             patience = min(LOOK_SECONDS if counting else FIRST_LOOK_SECONDS, left)
 
     def _look(self, arguments: dict[str, Any], host: str, task_vars: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module: how a command in the background stands. The action of the same name polls it."""
+"""Ansible module: how a task in the background stands. The action of the same name polls it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = r"""
 module: ltxops_join
-short_description: Wait for an ltxops command in the background, and show how far it is
+short_description: Wait for a task in the background, and show how far it is
 description:
-  - Waits for a task with C(poll=0) that runs M(ltxops_cli), and ends with that command's result.
-  - While it waits, one line a host tells how far the command is, from the file of its C(--progress-file).
+  - Waits for a task with C(poll=0), and ends with its result. Unlike C(async_status) it sees at once when the
+    task was killed or the host was started again.
+  - While it waits, one line a host tells how far an ltxops command is, from the file of its C(--progress-file);
+    of any other task, for how long it runs.
   - The file may be written by another run, which the one in the background waits for.
 options:
   job:
-    description: What the task registered that started the command.
+    description: What the task in the background registered.
     type: dict
     required: true
   progress_file:
     description: File on the host that the command keeps up to date.
     type: str
-    required: true
   deadline_seconds:
     description: Longest time to wait.
     type: int
@@ -49,7 +50,7 @@ result:
 """
 
 #: What the caller is told of a result; the rest is Ansible's own, which it may not take twice.
-TOLD = ("failed", "msg", "rc", "result", "log")
+TOLD = ("failed", "msg", "rc", "result", "log", "changed")
 _LOOK_SECONDS = 0.1
 _LOOK_AT_PROCESSES_SECONDS = 1.0
 
@@ -128,13 +129,15 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "results_file": {"type": "str", "required": True},
-            "progress_file": {"type": "str", "required": True},
+            "progress_file": {"type": "str"},
             "wait_seconds": {"type": "float", "required": True},
         },
         supports_check_mode=True,
     )
     found = look(Path(module.params["results_file"]), module.params["wait_seconds"])
-    module.exit_json(changed=False, progress=read_progress(Path(module.params["progress_file"])), **found)
+    progress_file = module.params["progress_file"]
+    progress = read_progress(Path(progress_file)) if progress_file else None
+    module.exit_json(changed=False, progress=progress, **found)
 
 
 if __name__ == "__main__":

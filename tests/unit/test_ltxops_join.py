@@ -70,7 +70,7 @@ def test_a_job_without_its_wrapper_is_not_waited_for(tmp_path: Path) -> None:
 def test_a_finished_job_is_told_at_once(tmp_path: Path) -> None:
     path = tmp_path / "j123456789.4321"
     path.write_text('{"rc": 0, "result": {"fetched": []}, "changed": false}')
-    assert look(path, 30)["outcome"] == {"rc": 0, "result": {"fetched": []}}
+    assert look(path, 30)["outcome"] == {"rc": 0, "result": {"fetched": []}, "changed": False}
 
 
 def test_what_was_fetched_is_a_change_and_a_failure_is_none() -> None:
@@ -80,7 +80,11 @@ def test_what_was_fetched_is_a_change_and_a_failure_is_none() -> None:
 
     assert changed(result={"fetched": ["a"]}) is True
     assert changed(result={"fetched": []}) is False
-    assert changed(result={}, failed=True, msg="full") is False
+    assert changed(result={}, failed=True, msg="full", changed=True) is False
+    # A task that is no ltxops command.
+    assert changed(changed=True) is True
+    assert changed(changed=False) is False
+    assert changed(failed=True, msg="no such package", changed=True) is False
     assert ending({"alive": True, "outcome": None}, 9, "") is None
 
 
