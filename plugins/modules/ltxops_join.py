@@ -16,7 +16,7 @@ short_description: Wait for a task in the background, and show how far it is
 description:
   - Waits for a task with C(poll=0), and ends with its result. Unlike C(async_status) it sees at once when the
     task was killed or the host was started again.
-  - While it waits, one line a host tells how far an ltxops command is, from the file of its C(--progress-file);
+  - While it waits, one line a host tells how far an ltxops command is, from its C(--progress-file);
     of any other task, for how long it runs.
   - The file may be written by another run, which the one in the background waits for.
 options:

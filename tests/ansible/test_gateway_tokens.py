@@ -197,6 +197,7 @@ def test_a_wrong_name_is_refused_and_changes_nothing(
 
 def test_a_broken_token_file_is_named_and_the_running_tokens_stay(gateway: Gateway) -> None:  # R3 R35
     broken = gateway.folder / "etc/tokens/broken"
+    broken.parent.mkdir(mode=0o700, exist_ok=True)
     broken.write_text("short-secret\n")
     refused = token(gateway, "apply")
     broken.unlink()
