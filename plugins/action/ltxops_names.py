@@ -24,16 +24,22 @@ def variables_of(roles: Path) -> dict[str, list[str]]:
 
 
 def complaints(given: Iterable[str], variables: dict[str, list[str]]) -> list[str]:
-    """Return a sentence for each name in `given` that begins like a role's and that no role has."""
+    """Return a sentence for each name in `given` that begins like a role's and that no role has.
+
+    Of a name with a misspelt role only where the rest of it is right: other names are somebody else's.
+    """
     known = {name for names in variables.values() for name in names}
     said = []
     for name in sorted(set(given) - known):
-        role = next((role for role in variables if name.startswith(f"{role}_")), None)
-        if role is None:
+        begin, _, rest = name.partition("_")
+        if begin in variables and rest:
+            close = difflib.get_close_matches(name, sorted(known), n=1)
+            hint = f"did you mean {close[0]}?" if close else f"roles/{begin}/README.md lists them"
+            said.append(f"{name} is no variable of role {begin}: {hint}")
             continue
-        close = difflib.get_close_matches(name, sorted(known), n=1)
-        hint = f"did you mean {close[0]}?" if close else f"roles/{role}/README.md lists them"
-        said.append(f"{name} is no variable of role {role}: {hint}")
+        for role in difflib.get_close_matches(begin, sorted(variables), n=1, cutoff=0.8):
+            if f"{role}_{rest}" in known:
+                said.append(f"{name} is no variable of any role: did you mean {role}_{rest}?")
     return said
 
 

@@ -24,6 +24,13 @@ def test_a_misspelt_variable_is_told_with_the_right_one() -> None:
     ]
 
 
+def test_a_misspelt_role_is_told_where_the_rest_is_right() -> None:
+    assert complaints(["gatway_port", "gateways_token", "gatway_colour", "my_port", "wrap_port"], VARIABLES) == [
+        "gateways_token is no variable of any role: did you mean gateway_token?",
+        "gatway_port is no variable of any role: did you mean gateway_port?",
+    ]
+
+
 def test_what_is_known_hidden_or_somebody_elses_is_left_alone() -> None:
     names = ["gateway_port", "_gateway_url", "__gateway_tokens", "my_port", "gateways", "ansible_host"]
     assert complaints(names, VARIABLES) == []
