@@ -152,7 +152,7 @@ class Board:
             return None
         # One thread a file as far as they go: the one that writes a file's next bytes can hash them at hand.
         arrival, gap = min(gaps, key=lambda pair: (len(pair[0].active), pair[0].digest.size - pair[0].size))
-        return arrival.task(gap, range_bytes(self.unclaimed(), self.pace.most))
+        return arrival.task(gap, range_bytes(self.unclaimed(), self.pace.expected))
 
     def unclaimed(self) -> int:
         """Return how many bytes nobody was asked for yet. Call with the lock held."""

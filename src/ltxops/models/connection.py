@@ -102,6 +102,8 @@ class Lines:
         self._guard = threading.Lock()
         self._open: dict[Origin, tuple[HTTPConnection, socket.socket]] = {}
         self._hung_up = False
+        #: The proxy of each origin: the environment is long, and is asked once.
+        self._proxies: dict[Origin, str | None] = {}
         self._last: tuple[Origin, Answer] | None = None
         #: The URL that was asked for last.
         self.last_url = ""
@@ -158,7 +160,7 @@ class Lines:
     def _ask(self, origin: Origin, connection: HTTPConnection, url: str, headers: dict[str, str]) -> Answer:
         parts = urlsplit(url)
         target = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_URL_SAFE)
-        proxy = _proxy_of(origin)
+        proxy = self._proxy_of(origin)
         if proxy and origin.scheme == "http":
             target = f"http://{parts.netloc.rpartition('@')[2]}{target}"
             headers = headers | _proxy_authorization(proxy)
@@ -168,7 +170,7 @@ class Lines:
         return answer
 
     def _connect(self, origin: Origin) -> HTTPConnection:
-        connection = _new_connection(origin)
+        connection = _new_connection(origin, self._proxy_of(origin))
         connection.connect()
         connection.sock.settimeout(self._stall_seconds)
         with self._guard:
@@ -178,6 +180,11 @@ class Lines:
             self._open[origin] = (connection, connection.sock)
         return connection
 
+    def _proxy_of(self, origin: Origin) -> str | None:
+        if origin not in self._proxies:
+            self._proxies[origin] = _proxy_of(origin)
+        return self._proxies[origin]
+
     def _drop(self, origin: Origin) -> None:
         with self._guard:
             kept = self._open.pop(origin, None)
@@ -185,8 +192,7 @@ class Lines:
             kept[0].close()
 
 
-def _new_connection(origin: Origin) -> HTTPConnection:
-    proxy = _proxy_of(origin)
+def _new_connection(origin: Origin, proxy: str | None) -> HTTPConnection:
     if proxy is None:
         if origin.scheme == "https":
             return HTTPSConnection(origin.host, origin.port, timeout=_CONNECT_SECONDS, context=_tls())

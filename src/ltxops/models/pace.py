@@ -4,7 +4,7 @@ With a limit on each connection, every new one adds its share, and the number do
 Where a few connections fill the line or the processors, more would only cost, and the number stays low.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _FIRST = 4
 #: A step is kept when it brings this part of what it would bring if every new connection were a full gain.
@@ -14,16 +14,21 @@ _DECISIONS_UNTIL_NEXT_TRY = 24
 
 @dataclass
 class Pace:
-    """The search for the best number. `most` is its upper bound; `connections` is what to use now."""
+    """The search for the best number. `most` is its upper bound; `connections` is what to use now.
+
+    `expected` is how many there may soon be: `most` while the search goes on.
+    """
 
     most: int
     connections: int = 0
+    expected: int = field(init=False)
     _before: int = 0
     _rate_before: float = 0.0
     _held: int = 0
 
     def __post_init__(self) -> None:
         self.connections = self.connections or min(_FIRST, self.most)
+        self.expected = self.most
 
     def decide(self, rate: float, *, busy: bool) -> int:
         """Take the bytes a second that `connections` brought since the last call; return how many to use.
@@ -34,19 +39,22 @@ class Pace:
         if self._before:
             if not _paid(self._rate_before, rate, self._before, self.connections):
                 self.connections, self._before, self._held = self._before, 0, 0
+                self.expected = self.connections
                 return self.connections
             self._before = 0
         elif self._rate_before and self._held < _DECISIONS_UNTIL_NEXT_TRY:
             self._held += 1
             return self.connections
+        self.expected = self.connections
         if self.connections < self.most and not busy:
             self._before, self._rate_before, self._held = self.connections, rate, 0
-            self.connections = min(self.most, self.connections * 2)
+            self.connections, self.expected = min(self.most, self.connections * 2), self.most
         return self.connections
 
     def refused(self, served: int) -> None:
         """A server refused a connection while `served` others brought bytes: do not ask for more now."""
         self.connections = max(1, min(self.connections, served))
+        self.expected = self.connections
         self._before, self._held, self._rate_before = 0, 0, max(self._rate_before, 1.0)
 
 
