@@ -72,6 +72,17 @@ def rates(pace: Pace, each: float, whole: float, decisions: int) -> list[int]:
     return [pace.decide(min(pace.connections * each, whole), busy=False) for _ in range(decisions)]
 
 
+def test_ranges_are_cut_for_the_connections_that_may_come() -> None:
+    searching, held, busy = Pace(32), Pace(32), Pace(32)
+    assert (searching.expected, rates(searching, 40e6, 1e12, 1), searching.expected) == (32, [8], 32)
+    rates(held, 40e6, 160e6, 2)
+    assert (held.connections, held.expected) == (4, 4)
+    busy.decide(1e9, busy=True)
+    assert busy.expected == 4
+    searching.refused(6)
+    assert searching.expected == 6
+
+
 def test_connections_double_while_each_brings_its_share() -> None:
     assert rates(Pace(32), 40e6, 1e12, 4) == [8, 16, 32, 32]
     assert rates(Pace(20), 40e6, 1e12, 4) == [8, 16, 20, 20]

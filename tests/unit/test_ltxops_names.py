@@ -25,7 +25,9 @@ def test_a_misspelt_variable_is_told_with_the_right_one() -> None:
 
 
 def test_a_misspelt_role_is_told_where_the_rest_is_right() -> None:
-    assert complaints(["gatway_port", "gateways_token", "gatway_colour", "my_port", "wrap_port"], VARIABLES) == [
+    assert complaints(
+        ["gatway_port", "gateways_token", "gatway_colour", "my_port", "wrap_port"], VARIABLES
+    ) == [
         "gateways_token is no variable of any role: did you mean gateway_token?",
         "gatway_port is no variable of any role: did you mean gateway_port?",
     ]
