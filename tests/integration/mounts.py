@@ -32,6 +32,19 @@ def mounted(folder: Path, kind: str, size: str) -> Iterator[Path]:
         subprocess.run(["umount", where], check=True)
 
 
+@contextmanager
+def after_a_power_cut(folder: Path, kind: str) -> Iterator[Path]:
+    """Mount what the disk of a file system that is `mounted` holds now, without what only memory holds."""
+    image, where = folder / "cut.img", folder / "cut"
+    where.mkdir()
+    subprocess.run(["cp", "--sparse=always", folder / f"{kind}.img", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, where], check=True)
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", where], check=True)
+
+
 def fill(folder: Path) -> None:
     """Take all the space that is left, as another program would."""
     with (folder / "filler").open("wb", buffering=0) as stream:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 from tests.integration.faulty_hub import MIB, FaultyHub, Handler, fetch_all, quick, write_manifest
-from tests.integration.mounts import fill, mounted
+from tests.integration.mounts import after_a_power_cut, fill, mounted
+from tests.support import wait_for
 
 from ltxops.errors import DiskFull, NetworkError
 
 SIZE = 40 * MIB
 FILES = {"big.safetensors": os.urandom(SIZE), "small.json": b'{"a": 1}\n' * 5}
 BIG = "checkpoints/big.safetensors"
+SMALL = "checkpoints/small.json"
 
 
 @pytest.fixture
@@ -47,11 +49,16 @@ def test_what_a_part_has_reserved_counts_as_space_that_is_there(
 
 
 def fill_on_the_way(hub: FaultyHub, root: Path) -> threading.Event:
-    """Fill the disk of `root` at a request after the first range, of 8 MiB at least; return what tells so."""
+    """Fill the disk of `root` at a request after the first range, of 8 MiB at least; return what tells so.
+
+    The small file has been placed and proven by then.
+    """
     filled = threading.Event()
+    ledger = root / ".ltxops/ledger.json"
 
     def fill_once(request: Handler) -> bool:
-        if not filled.is_set() and hub.sent > SIZE // 8:
+        if not filled.is_set() and hub.sent > SIZE // 8 and request.name == "big.safetensors":
+            wait_for(lambda: ledger.exists() and SMALL in ledger.read_text())
             filled.set()
             fill(root)
         return False
@@ -107,3 +114,14 @@ def test_a_disk_that_fills_up_between_files_keeps_those_that_are_finished(tmp_pa
             assert file.read_bytes() == files[file.name]
         fetch_all(path, root, quick(hub.url))
         assert {file.name: file.read_bytes() for file in (root / "checkpoints").iterdir()} == files
+
+
+@pytest.mark.parametrize("kind", ["ext4", "ext2"])
+def test_what_was_placed_survives_a_power_cut(hub: FaultyHub, path: Path, tmp_path: Path, kind: str) -> None:
+    with mounted(tmp_path, kind, "128M") as root:
+        fetch_all(path, root, quick(hub.url))
+        asked = len(hub.requests)
+        with after_a_power_cut(tmp_path, kind) as left:
+            assert (left / BIG).read_bytes() == FILES["big.safetensors"]
+            assert fetch_all(path, left, quick(hub.url)).bytes_fetched == 0
+            assert len(hub.requests) == asked
