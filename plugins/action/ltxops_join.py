@@ -94,38 +94,46 @@ class ActionModule(ActionBase):
 
     def _wait(self, results_file: str, deadline: float, task_vars: dict[str, Any]) -> dict[str, Any]:
         host = task_vars["inventory_hostname"]
-        progress_file = self._task.args.get("progress_file")
-        arguments = {"results_file": results_file, "progress_file": progress_file}
         begin = time.monotonic()
-        shown_at, counting = float("-inf"), progress_file is None
+        # Of a task without a file of its own nothing has to be found out before its lines are worth showing.
+        shown_at, counting = float("-inf"), not self._task.args.get("progress_file")
         told = "no progress was shown"
         patience = LOOK_SECONDS if counting else FIRST_LOOK_SECONDS
         while True:
-            look = self._look({**arguments, "wait_seconds": patience}, host, task_vars)
+            look = self._look(results_file, patience, host, task_vars)
             if look.get("failed"):
                 return look
-            progress = look["progress"]
-            if progress_file is None:
-                told = f"{time.monotonic() - begin:.0f} s so far"
-                line = f"{self._task.get_name()}: {told}"
-            else:
-                line = so_far(progress)
-                told = told if progress is None else line
+            progress = self._progress(look, time.monotonic() - begin)
+            line = so_far(progress)
+            told = told if progress is None else line
             ended = ending(look, deadline, told)
             if ended is not None:
                 return ended
             left = begin + deadline - time.monotonic()
             if left <= 0:
                 return late(deadline, told)
-            counts_now = progress_file is None or counts(progress)
-            if (counts_now and not counting) or time.monotonic() - shown_at >= LINE_SECONDS:
-                shown_at, counting = time.monotonic(), counts_now
+            if (counts(progress) and not counting) or time.monotonic() - shown_at >= LINE_SECONDS:
+                shown_at, counting = time.monotonic(), counts(progress)
                 display.display(f"{host}: {line}")
             patience = min(LOOK_SECONDS if counting else FIRST_LOOK_SECONDS, left)
 
-    def _look(self, arguments: dict[str, Any], host: str, task_vars: dict[str, Any]) -> dict[str, Any]:
+    def _progress(self, look: dict[str, Any], seconds: float) -> dict[str, Any] | None:
+        """Return how far the command is; of one that keeps no file, for how long it has run."""
+        if self._task.args.get("progress_file"):
+            progress: dict[str, Any] | None = look["progress"]
+            return progress
+        return {"summary": f"{self._task.get_name()}: {seconds:.0f} s so far", "bytes_total": 0}
+
+    def _look(
+        self, results_file: str, wait_seconds: float, host: str, task_vars: dict[str, Any]
+    ) -> dict[str, Any]:
         """Ask the host; a connection that breaks is tried again for a while."""
-        give_up = time.monotonic() + arguments["wait_seconds"] + PATIENCE_SECONDS
+        arguments = {
+            "results_file": results_file,
+            "progress_file": self._task.args.get("progress_file"),
+            "wait_seconds": wait_seconds,
+        }
+        give_up = time.monotonic() + wait_seconds + PATIENCE_SECONDS
         while True:
             try:
                 answer: dict[str, Any] = self._execute_module(
