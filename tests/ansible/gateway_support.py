@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import IO, Any
 import aiohttp
 from aiohttp import web
 from tests.support import free_port as free_port
+from tests.support import wait_for
 
 REPO = Path(__file__).parents[2]
 TOKEN = "Test-Token_0123456789.~+/="
@@ -159,7 +159,7 @@ class Gateway:
 
         nginx gives up a request whose client `ends` its side; who does not must ask for the connection's end.
         """
-        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
             connection.sendall(text.replace("\n", "\r\n").encode())
             if ends:
                 connection.shutdown(socket.SHUT_WR)
@@ -174,6 +174,11 @@ class Gateway:
     def forget(self) -> None:
         self.comfyui.seen.clear()
         self.wrapper.seen.clear()
+
+    def logged(self) -> list[dict[str, Any]]:
+        """The access log so far; nginx writes an entry after the answer, so wait for it."""
+        lines = self.log.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
 
 
 def render(folder: Path, *arguments: str, **variables: Any) -> subprocess.CompletedProcess[str]:
@@ -226,14 +231,13 @@ def running_gateway(folder: Path, **variables: Any) -> Iterator[Gateway]:
         yield Gateway(f"http://127.0.0.1:{port}", port, folder, log, comfyui, wrapper)
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(10)
+        process.wait(60)
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(100):
+    def listens() -> bool:
         assert process.poll() is None, log.read_text()
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise AssertionError(f"nothing listens on {port}: {log.read_text()}")
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_for(listens, told=lambda: f"nothing listens on {port}: {log.read_text()}")

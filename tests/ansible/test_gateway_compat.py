@@ -65,7 +65,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     wait_for_port(port, process, log)
     yield Guarded(f"http://127.0.0.1:{port}", host, folder)
     os.killpg(process.pid, signal.SIGTERM)
-    process.wait(10)
+    process.wait(60)
     host.close()
 
 

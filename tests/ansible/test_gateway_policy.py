@@ -10,6 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from tests.ansible.gateway_support import GOOD, TOKEN, Gateway, render, running_gateway
+from tests.support import wait_for
 
 #: What installs code or changes the inside of the host.
 DANGEROUS = ["manager/reboot", "customnode/install", "snapshot/save", "internal/logs", "comfyui_manager/x"]
@@ -33,7 +34,7 @@ CLIENT_CALLS = [
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     folder = tmp_path_factory.mktemp("api")
-    with running_gateway(folder, gateway_read_timeout_seconds=1) as running:
+    with running_gateway(folder) as running:
         (folder / "files").mkdir()
         yield running
 
@@ -197,28 +198,29 @@ def test_a_body_that_is_no_upload_has_a_smaller_limit(tmp_path: Path) -> None:
 
 def test_one_address_may_not_flood(tmp_path: Path) -> None:
     with running_gateway(tmp_path, gateway_requests_per_second=2) as gateway:
-        answers = [gateway.request("GET", "/queue", headers=GOOD) for _ in range(20)]
+        answers = [gateway.request("GET", "/queue", headers=GOOD) for _ in range(60)]
         refused = [json.loads(body) for status, body, _ in answers if status == 429]
-        assert 1 <= len(gateway.comfyui.seen) == 20 - len(refused) < 20
+        assert 1 <= len(gateway.comfyui.seen) == 60 - len(refused) < 60
         assert refused[0] == {"error": "Too many requests: at most 2 a second from one address"}
         time.sleep(1.5)
         assert gateway.request("GET", "/queue", headers=GOOD)[0] == 200
 
 
-def test_a_websocket_outlives_the_time_that_an_answer_may_take(api: Gateway) -> None:  # R4
-    async def talk() -> list[str]:
+def test_a_websocket_outlives_the_time_that_an_answer_may_take(tmp_path: Path) -> None:  # R4
+    async def talk(url: str) -> list[str]:
         async with (
             aiohttp.ClientSession() as session,
-            session.ws_connect(f"{api.url}/ws", headers=GOOD) as ws,
+            session.ws_connect(f"{url}/ws", headers=GOOD) as ws,
         ):
             heard = []
             for word in ("one", "two"):
-                await asyncio.sleep(2.5)  # the gateway waits 1 s for an answer here
+                await asyncio.sleep(2.5)
                 await ws.send_str(word)
-                heard.append(str(await ws.receive_str(timeout=5)))
+                heard.append(str(await ws.receive_str(timeout=60)))
             return heard
 
-    assert asyncio.run(talk()) == ["echo one", "echo two"]
+    with running_gateway(tmp_path, gateway_read_timeout_seconds=1) as gateway:
+        assert asyncio.run(talk(gateway.url)) == ["echo one", "echo two"]
 
 
 @pytest.mark.parametrize(
@@ -243,9 +245,8 @@ def test_every_refusal_is_json(api: Gateway, request_text: str, status: bytes) -
 def test_the_access_log_is_json_with_the_tokens_name(api: Gateway) -> None:  # R7
     api.request("GET", '/view?filename=log-me.mp4&token=SECRET"', headers=GOOD)
     api.request("GET", "/queue", headers={"Authorization": "Bearer a-guess-of-somebody"})
-    entries = [json.loads(line) for line in api.log.read_text().splitlines()]
-    assert [entry["token"] for entry in entries[-2:]] == ["host", ""]
-    assert [entry["status"] for entry in entries[-2:]] == [404, 401]
+    expected = {("/view", "host", 404), ("/queue", "", 401)}
+    wait_for(lambda: expected <= {(it["path"], it["token"], it["status"]) for it in api.logged()})
     written = api.log.read_text()
     assert "SECRET" not in written
     assert "a-guess" not in written

@@ -104,16 +104,18 @@ class Sshd:
             self._process = None
 
     def drop_sessions(self) -> int:
-        """Kill the processes that hold the connections, as a reboot or a broken line would."""
+        """Kill the processes that hold the connections, as a broken line would."""
+        return _kill(self.sessions())
+
+    def lose(self) -> int:
+        """Drop the sessions and take no new one, as a host that goes down."""
         sessions = self.sessions()
-        for pid in sessions:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return len(sessions)
+        self.stop()
+        return _kill(sessions)
 
     def sessions(self) -> list[int]:
         """Return the processes that hold the connections."""
-        below = _descendants(self._process.pid) if self._process else []
+        below = descendants(self._process.pid) if self._process else []
         return [pid for pid in below if b"sshd" in _command(pid)]
 
     def describe(self, supervisor_socket: Path | None = None) -> None:
@@ -249,8 +251,7 @@ class Fleet:
 
     def close(self) -> None:
         for host in self.hosts.values():
-            host.drop_sessions()
-            host.stop()
+            host.lose()
         for process, path, folder in self._supervisors:
             with suppress(CheckFailed):
                 for pid in {one.pid for one in processes(path, "user").values()} - {0}:
@@ -283,9 +284,11 @@ class Running:
         """Wait until stdout or stderr has a match."""
 
         def look() -> re.Match[str] | None:
+            ended = self._process.poll() is not None
             text = self.out + self.err
-            assert self._process.poll() is None or re.search(pattern, text), f"it has ended:\n{text}"
-            return re.search(pattern, text)
+            found = re.search(pattern, text)
+            assert found or not ended, f"it has ended:\n{text}"
+            return found
 
         try:
             found: re.Match[str] = until(look, pattern, seconds)
@@ -308,13 +311,20 @@ class Running:
         self._process.wait()
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     children = Path(f"/proc/{pid}/task/{pid}/children")
     try:
         found = [int(word) for word in children.read_text().split()]
     except OSError:
         return []
-    return found + [below for child in found for below in _descendants(child)]
+    return found + [below for child in found for below in descendants(child)]
+
+
+def _kill(pids: list[int]) -> int:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return len(pids)
 
 
 def _command(pid: int) -> bytes:

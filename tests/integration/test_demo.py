@@ -1,5 +1,6 @@
 """The main job as a newcomer runs it: scripts/demo on this checkout, in a folder and on ports of its own."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -7,7 +8,6 @@ import re
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import av
 import pytest
 from tests.integration.demo_host import LTXOPS, REPO, Demo, changed_tasks, last_line, new_host
+from tests.support import wait_for
 
 
 def system_state() -> dict[str, str]:
@@ -218,23 +219,17 @@ def test_a_program_that_keeps_crashing_is_named_with_its_last_words(demo: Demo) 
 def test_a_killed_program_comes_back(demo: Demo) -> None:
     before = demo.pids()["gateway"]
     os.kill(before, signal.SIGKILL)
-    deadline = time.monotonic() + 20
-    while demo.pids()["gateway"] in (before, 0) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert demo.services("wait", "--timeout", "30").returncode == 0
+    wait_for(lambda: demo.pids()["gateway"] not in (before, 0))
+    assert demo.services("wait", "--timeout", "60").returncode == 0
     assert demo.authorized("/queue")[0] == 200
 
 
 def test_down_while_a_run_provisions_refuses_and_so_does_a_second_run(demo: Demo) -> None:
-    holder = subprocess.Popen(["flock", "--no-fork", str(demo.folder / "run/demo.lock"), "sleep", "30"])
-    try:
-        time.sleep(0.5)
+    with (demo.folder / "run/demo.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for refused in (demo.script("--down"), demo.run()):
             assert refused.returncode == 6
             assert "another run of scripts/demo" in last_line(refused.stderr)
-    finally:
-        holder.terminate()
-        holder.wait()
     assert demo.authorized("/queue")[0] == 200
 
 

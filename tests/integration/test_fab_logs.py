@@ -1,6 +1,7 @@
 """`fab logs` against real sshds: several hosts, rotation, lost connections, host keys."""
 
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from fabric import Config
 from tests.integration.fleet_support import FAB, REPO, SECRET, Fleet, until
+from tests.unit.test_fleet_rotation import rotate
 
 from ltxops.errors import NetworkError
 from ltxops.fleet import logs
@@ -79,7 +81,7 @@ def test_following_until_ctrl_c_leaves_nothing_behind(fleet: Fleet) -> None:
         assert len(followers(fleet)) >= 2
         assert running.interrupt() == 0
         assert running.err == ""
-    until(lambda: not followers(fleet), "the followers on the hosts have ended", 5)
+    until(lambda: not followers(fleet), "the followers on the hosts have ended")
 
 
 def test_a_reader_that_goes_away_ends_it(fleet: Fleet) -> None:
@@ -93,7 +95,7 @@ def test_a_reader_that_goes_away_ends_it(fleet: Fleet) -> None:
         assert fab.stderr is not None
         assert fab.stdout.readline() == b"gpu1 | one\n"
         fab.stdout.close()
-        assert fab.wait(20) == 141
+        assert fab.wait(60) == 141
         assert fab.stderr.read() == b""
 
 
@@ -103,11 +105,11 @@ def numbered(out: str) -> list[str]:
 
 def test_rotation_by_supervisord_loses_no_line(fleet: Fleet) -> None:  # R50
     host = fleet.add("gpu1")
-    fleet.supervise(host, [("comfyui", COUNTER)], stdout_logfile_maxbytes="12KB", stdout_logfile_backups="5")
+    fleet.supervise(host, [("comfyui", COUNTER)], stdout_logfile_maxbytes="12KB", stdout_logfile_backups="20")
     with fleet.running("logs") as running:
         running.shows(r"\| waiting")
         (host.folder / "go").touch()
-        running.shows(r"\| done", 40)
+        running.shows(r"\| done")
         assert running.interrupt() == 0
         assert numbered(running.out) == [str(number) for number in range(1500)]
         assert running.err == ""
@@ -127,11 +129,7 @@ class Writer(threading.Thread):
                 file.write(f"line {self.count}\n")
             self.count += 1
             if self.count % 200 == 0:
-                for number in range(8, 0, -1):
-                    older = self.log.with_name(f"{self.log.name}.{number}")
-                    if older.exists():
-                        older.rename(self.log.with_name(f"{self.log.name}.{number + 1}"))
-                self.log.rename(self.log.with_name(f"{self.log.name}.1"))
+                rotate(self.log, keep=99)
 
 
 def test_a_lost_connection_is_taken_up_where_it_was(fleet: Fleet) -> None:  # R50
@@ -143,8 +141,7 @@ def test_a_lost_connection_is_taken_up_where_it_was(fleet: Fleet) -> None:  # R5
         assert host.drop_sessions() > 0
         running.shows(r"gpu1 \| -- .*connection was lost; trying again in 1 s")
         running.shows(r"gpu1 \| -- connected again, going on where it was lost")
-        host.drop_sessions()
-        host.stop()
+        assert host.lose() > 0
         running.shows(r"no SSH connection to .*; trying again in")
         host.start()
         until(lambda: running.err.count("connected again") == 2, "it is connected for the second time")
@@ -161,8 +158,7 @@ def test_a_host_that_stays_away_ends_it_with_exit_5(fleet: Fleet) -> None:  # R5
     write(fleet, "gpu1", "old\n")
     with fleet.running("logs", "--reconnect", "2") as running:
         running.shows(r"\| old")
-        assert host.drop_sessions() > 0
-        host.stop()
+        assert host.lose() > 0
         assert running.ended() == 5
         last = running.err.splitlines()[-1]
         assert last.startswith("gpu1 | -- no SSH connection to ")
@@ -189,13 +185,14 @@ def test_a_line_that_has_gone_silent_is_taken_for_lost(
 ) -> None:  # R50
     host = fleet.add("gpu1")
     write(fleet, "gpu1", "old\n")
-    monkeypatch.setattr(logs, "SILENCE_SECONDS", 2)
     for name, value in fleet.environment().items():
         monkeypatch.setenv(name, value)
     seen: list[logs.Line] = []
 
     def freeze(line: logs.Line) -> None:
         seen.append(line)
+        # Not before: the host may be slow to say its first word.
+        monkeypatch.setattr(logs, "SILENCE_SECONDS", 2)
         for pid in host.sessions():
             os.kill(pid, signal.SIGSTOP)
 
@@ -203,7 +200,7 @@ def test_a_line_that_has_gone_silent_is_taken_for_lost(
     failures = logs.follow(choose(Selection(REPO)), Access(Config()), request, freeze, lambda: None)
     assert [line.text for line in seen if not line.remark] == ["old"]
     assert [type(failure) for failure in failures] == [NetworkError]
-    assert "nothing was heard for 2 s" in str(failures[0])
+    assert re.search(r"nothing was heard for \d+ s", str(failures[0]))
 
 
 def test_a_changed_host_key_is_refused_in_one_sentence(fleet: Fleet) -> None:  # R50
@@ -228,8 +225,7 @@ def test_a_host_key_that_changes_while_a_log_is_followed_is_refused(fleet: Fleet
     write(fleet, "gpu1", "old\n")
     with fleet.running("logs") as running:
         running.shows(r"\| old")
-        host.drop_sessions()
-        host.stop()
+        assert host.lose() > 0
         host.new_key()
         host.start()
         assert running.ended() == 7

@@ -24,7 +24,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     for name in ("gpu1", "gpu2"):
         one.supervise(one.add(name), [("comfyui", FRAGILE), ("wrapper", SERVER)])
     one.add("gpu3", group="spare", running=False)
-    until(lambda: one.fab("status", "--on", "gpus")[0] == 0, "all programs are well", 40)
+    until(lambda: one.fab("status", "--on", "gpus")[0] == 0, "all programs are well")
     yield one
     one.close()
 
@@ -139,7 +139,7 @@ def test_restart_stops_at_the_first_host_that_does_not_get_well(fleet: Fleet, br
     before = states(fleet, "--on", "gpus")
     started = time.monotonic()
     code, out, errors = fleet.fab("restart", "--program", "comfyui", "--on", "gpu1,gpu2")
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60
     assert (code, out) == (1, "")
     assert "fab: gpu1: comfyui is FATAL" in errors
     assert "  | weights are missing\n" in errors

@@ -6,10 +6,13 @@ package, its benchmark, its signatures, the wrapper and the embedded engine are 
 
 import base64
 import json
+import os
+import signal
 import subprocess
 import threading
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -139,6 +142,26 @@ class Worker:
     def log(self) -> str:
         return (self.host.folder / "workspace/logs/pyworker.log").read_text()
 
+    def command_lines(self) -> list[bytes]:
+        found = []
+        for pid in self.host.processes():
+            with suppress(OSError):
+                found.append(Path(f"/proc/{pid}/cmdline").read_bytes())
+        return found
+
+    def watches_the_wrapper(self) -> bool:
+        """Tell whether `tail` has come to the end of the wrapper's log, and will see what comes now."""
+        log = self.host.folder / "workspace/logs/wrapper.log"
+        for pid in self.host.processes():
+            process = Path(f"/proc/{pid}")
+            with suppress(OSError):
+                if (process / "comm").read_text() == "tail\n":
+                    for link in (process / "fd").iterdir():
+                        info = process / "fdinfo" / link.name
+                        if link.readlink() == log and not info.read_text().startswith("pos:\t0\n"):
+                            return True
+        return False
+
     def signals(self) -> list[str]:
         return (self.host.folder / "state/pyworker/signals.log").read_text().splitlines()
 
@@ -200,7 +223,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     host.first = host.run("-vvv", "--diff")
     yield Worker(host, platform, port)
     assert host.script("--down").returncode == 0
-    assert wait_for(lambda: not host.processes(), 10)
+    assert wait_for(lambda: not host.processes())
     server.shutdown()
     server.server_close()
 
@@ -279,8 +302,7 @@ def test_secrets_reach_the_worker_alone_and_exactly(worker: Worker) -> None:  # 
     sources += [host.folder / "etc/host.json", host.folder / "home/bin/pyworker.sh"]
     for path in sources:
         assert MARK not in path.read_text(), path
-    for process in host.processes():
-        assert MARK.encode() not in Path(f"/proc/{process}/cmdline").read_bytes()
+    assert MARK.encode() not in b"".join(worker.command_lines())
     for name in ("comfyui", "wrapper", "gateway"):
         assert b"MASTER_TOKEN" not in Path(f"/proc/{host.pids()[name]}/environ").read_bytes()
 
@@ -297,8 +319,9 @@ def test_a_restarted_worker_believes_no_line_of_an_earlier_run(worker: Worker) -
     with log.open("a") as file:
         file.write("Application startup failed: said by an earlier run\n")
     runs = len(worker.jobs())
-    worker.host.supervisorctl("restart", "pyworker")
+    worker.host.supervisorctl("stop", "pyworker")
     worker.platform.reports.clear()
+    worker.host.supervisorctl("start", "pyworker")
     wait_for(lambda: any(report["max_perf"] for report in worker.platform.reports))
     assert worker.signals() == ["BACKENDS_READY"]
     assert not any(report["error_msg"] for report in worker.platform.reports)
@@ -307,6 +330,7 @@ def test_a_restarted_worker_believes_no_line_of_an_earlier_run(worker: Worker) -
 
 
 def test_a_fault_of_the_wrapper_puts_the_worker_in_error(worker: Worker) -> None:  # R62
+    wait_for(worker.watches_the_wrapper)
     with (worker.host.folder / "workspace/logs/wrapper.log").open("a") as file:
         file.write("2026-01-01 INFO a prompt about BACKEND_UNRECOVERABLE things\n")
         file.write("BACKEND_UNRECOVERABLE: CUDA error\n")
@@ -320,14 +344,16 @@ def test_the_watchers_end_with_the_worker(worker: Worker) -> None:  # R31
     def of_the_worker() -> int:
         return sum(
             b"signals.log" in content or b"wrapper.log" in content or b"workers.comfyui-json" in content
-            for content in (Path(f"/proc/{pid}/cmdline").read_bytes() for pid in worker.host.processes())
+            for content in worker.command_lines()
         )
 
     assert of_the_worker() >= 2
-    subprocess.run(["kill", "-9", str(worker.host.pids()["pyworker"])], check=True)
+    before = worker.host.pids()["pyworker"]
+    os.kill(before, signal.SIGKILL)
+    wait_for(lambda: worker.host.pids()["pyworker"] not in (before, 0))
     wait_for(lambda: of_the_worker() >= 2)
     worker.host.supervisorctl("stop", "pyworker")
-    wait_for(lambda: of_the_worker() == 0, 10)
+    wait_for(lambda: of_the_worker() == 0)
 
 
 def test_switched_off_it_leaves_no_program_and_no_secret(worker: Worker) -> None:

@@ -51,7 +51,7 @@ class Following:
             (self.remarks if remark else self.lines).append(text)
 
     def until(self, last: str) -> list[str]:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not self.lines or self.lines[-1] != last:
             assert time.monotonic() < deadline, (last, self.lines[-3:], self.remarks)
             time.sleep(0.02)
@@ -61,7 +61,7 @@ class Following:
     def close(self) -> int:
         assert self.process.stdin is not None
         self.process.stdin.close()
-        code = self.process.wait(5)
+        code = self.process.wait(60)
         for stream in (self.process.stdout, self.process.stderr):
             assert stream is not None
             stream.close()
