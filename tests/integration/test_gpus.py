@@ -4,18 +4,17 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
-from urllib.request import urlopen
 
 import av
 import pytest
 from tests.integration.demo_host import REPO, Demo, changed_tasks, new_host
-from tests.support import free_ports
+from tests.integration.wrapper_host import call, occupy, waiting_prompt
+from tests.support import free_ports, wait_for
 
 FAB = REPO / ".venv/bin/fab"
 
@@ -33,7 +32,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
 
 
 def generate(demo: Demo, request_id: str, frames: int) -> tuple[int, dict[str, Any]]:
-    """Have the wrapper make a video of so many frames; three thousand take seconds."""
+    """Have the wrapper make a video of so many frames."""
     graph = json.loads((REPO / "workflows/check.json").read_text())
     graph["10"]["inputs"]["batch_size"] = frames
     body = json.dumps({"input": {"request_id": request_id, "workflow_json": graph}})
@@ -42,16 +41,16 @@ def generate(demo: Demo, request_id: str, frames: int) -> tuple[int, dict[str, A
     return code, answer
 
 
-def backends(demo: Demo) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(demo.authorized("/health")[1])["backends"]
+def health(demo: Demo) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(demo.authorized("/health")[1])
     return found
 
 
 def until(demo: Demo, states: list[str]) -> None:
-    deadline = time.monotonic() + 20
-    while (seen := [one["state"] for one in backends(demo)]) != states:
-        assert time.monotonic() < deadline, seen
-        time.sleep(0.1)
+    def seen() -> list[str]:
+        return [one["state"] for one in health(demo)["backends"]]
+
+    wait_for(lambda: seen() == states, told=lambda: str(seen()))
 
 
 def frames_in(path: str) -> int:
@@ -63,10 +62,22 @@ def url_of(demo: Demo, gpu: int) -> str:
     return f"http://127.0.0.1:{demo.ports['comfyui_port'] + gpu}"
 
 
-def runs_one(demo: Demo, gpu: int) -> bool:
-    """Ask the ComfyUI itself: the wrapper counts a job before ComfyUI has it."""
-    with urlopen(url_of(demo, gpu) + "/queue", timeout=10) as answer:
-        return bool(json.load(answer)["queue_running"])
+def give_one_to_each(
+    demo: Demo, pool: ThreadPoolExecutor, frames: dict[str, int]
+) -> list[Future[tuple[int, dict[str, Any]]]]:
+    """Ask for two videos and return once each ComfyUI has one of them, behind another client's job."""
+    for gpu in (0, 1):
+        occupy(url_of(demo, gpu))
+    jobs = [pool.submit(generate, demo, *one) for one in frames.items()]
+    for gpu in (0, 1):
+        waiting_prompt(url_of(demo, gpu))
+    wait_for(lambda: health(demo)["jobs"] == {"queued": 2, "running": 0})
+    return jobs
+
+
+def interrupt(demo: Demo, gpu: int) -> None:
+    """End the other client's job."""
+    call(url_of(demo, gpu) + "/interrupt", {})
 
 
 def fab(demo: Demo, *words: str) -> str:
@@ -84,7 +95,7 @@ def test_each_gpu_has_a_program_that_sees_it_alone(demo: Demo) -> None:
         environment = Path(f"/proc/{pids[name]}/environ").read_bytes().split(b"\0")
         assert f"CUDA_VISIBLE_DEVICES={gpu}".encode() in environment
         assert (demo.folder / f"workspace/logs/{name}.log").stat().st_size > 0
-    assert [(one["url"], one["state"]) for one in backends(demo)] == [
+    assert [(one["url"], one["state"]) for one in health(demo)["backends"]] == [
         (url_of(demo, 0), "up"),
         (url_of(demo, 1), "up"),
     ]
@@ -99,7 +110,10 @@ def test_every_gpu_was_proven(demo: Demo) -> None:
 def test_two_jobs_at_once_run_on_two_gpus_and_keep_their_own_files(demo: Demo) -> None:
     frames = {"gpus-a": 300, "gpus-b": 301}
     with ThreadPoolExecutor() as pool:
-        answers = list(pool.map(lambda one: generate(demo, *one), frames.items()))
+        jobs = give_one_to_each(demo, pool, frames)
+        for gpu in (0, 1):
+            interrupt(demo, gpu)
+        answers = [job.result() for job in jobs]
     assert [code for code, _ in answers] == [200, 200]
     first, second = (answer["output"][0] for _, answer in answers)
     # Each has counted for itself, and come to the same name.
@@ -136,12 +150,9 @@ def test_fab_knows_every_program(demo: Demo) -> None:
 def test_a_gpu_that_is_lost_leaves_the_other_at_work(demo: Demo) -> None:
     doomed = demo.pids()["comfyui-1"]
     with ThreadPoolExecutor() as pool:
-        jobs = [pool.submit(generate, demo, request_id, 3000) for request_id in ("gpus-c", "gpus-d")]
-        deadline = time.monotonic() + 20
-        while not all(runs_one(demo, gpu) for gpu in (0, 1)):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        jobs = give_one_to_each(demo, pool, {"gpus-c": 25, "gpus-d": 26})
         os.kill(doomed, signal.SIGKILL)
+        interrupt(demo, 0)
         codes = sorted(job.result()[0] for job in jobs)
     assert codes == [200, 502]
     assert demo.services("wait", "--timeout", "60").returncode == 0
@@ -169,7 +180,7 @@ def test_back_to_one_removes_the_second_and_leaves_the_first_alone(demo: Demo) -
     assert "comfyui-1" not in demo.supervisorctl("status")
     assert not Path(f"/proc/{before['comfyui-1']}").exists()
     assert [path.name for path in demo.folder.rglob("comfyui-1.*") if path.suffix != ".log"] == []
-    assert [one["url"] for one in backends(demo)] == [url_of(demo, 0)]
+    assert [one["url"] for one in health(demo)["backends"]] == [url_of(demo, 0)]
     assert json.loads(demo.authorized("/result/gpus-a")[1])["status"] == "completed"
     again = demo.run()
     assert (again.returncode, changed_tasks(again.stdout)) == (0, 0), again.stdout[-3000:]

@@ -24,7 +24,7 @@ from aiohttp import web
 from PIL import Image
 from tests.integration.delivery_support import RunningServer, Storage, storage
 from tests.integration.demo_host import Demo, new_host
-from tests.integration.wrapper_host import LONG, graph, wait_for
+from tests.integration.wrapper_host import LONG, call, graph, occupy, wait_for, waiting_prompt
 
 from ltxops.generation import workflows
 
@@ -103,7 +103,7 @@ def rented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rented]:
         assert host.first.returncode == 0, host.first.stdout[-3000:] + host.first.stderr[-3000:]
         yield Rented(host, server, other)
         assert host.script("--down").returncode == 0
-        assert wait_for(lambda: not host.processes(), 20)
+        assert wait_for(lambda: not host.processes())
 
 
 def two_stages(picture: str | None = None) -> dict[str, Any]:
@@ -254,6 +254,8 @@ def test_a_job_can_be_sent_asked_for_watched_and_cancelled(rented: Rented) -> No
         info = rented.ask("/queue-info")[2]
         assert (info["queued"], info["running"]) == (1, 1) and info["backends"][0]["state"] == "up"
         assert rented.ask("/result/sent")[2]["status"] == "queued"
+        # The answer waits for the end only for seconds.
+        wait_for(lambda: rented.ask("/cancel/long", {})[2]["status"] == "cancelled")
         status, _, answer = rented.ask("/cancel/long", {})
         assert (status, answer["status"]) == (200, "cancelled")
         assert running.result() == (422, answer)
@@ -264,7 +266,7 @@ def test_a_job_can_be_sent_asked_for_watched_and_cancelled(rented: Rented) -> No
         seen.add(answer["status"])
         return answer if answer["status"] == "completed" else None
 
-    assert wait_for(ended, 60)["output"][0]["url"]
+    assert wait_for(ended, 180)["output"][0]["url"]
     assert seen <= STATES
     text = rented.ask("/generate/stream", wanted)[2]
     assert text.startswith("event: status\n") and "\nevent: result\ndata: {" in text
@@ -284,10 +286,13 @@ def test_the_host_tells_how_it_is_and_what_it_serves(rented: Rented) -> None:
 
 
 def test_a_wrapper_that_is_killed_answers_what_it_accepted(rented: Rented) -> None:  # R58
-    wanted = {"request_id": "survives", "workflow_json": graph(1500, "video/survives", 256)}
+    comfyui = f"http://127.0.0.1:{rented.host.ports['comfyui_port']}"
+    occupy(comfyui)
+    wanted = {"request_id": "survives", "workflow_json": graph(prefix="video/survives")}
     assert rented.ask("/generate", {"input": wanted})[0] == 202
-    wait_for(lambda: rented.ask("/result/survives")[2]["status"] == "generating")
+    waiting_prompt(comfyui)
     os.kill(rented.host.pids()["wrapper"], signal.SIGKILL)
+    call(f"{comfyui}/interrupt", {})
     wait_for(lambda: rented.ask("/result/survives")[2].get("status") == "completed", 60)
     (item,) = rented.ask("/result/survives")[2]["output"]
     assert fetched(item["url"]) == Path(item["local_path"]).read_bytes()

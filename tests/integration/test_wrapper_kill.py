@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 
 import aiohttp
@@ -111,7 +112,7 @@ def test_no_moment_loses_or_doubles_a_job(host: Host, moment: tuple[str, str, st
         workflow.pop("4")
         try:
             status, _ = host.submit(workflow, request_id=name)
-        except (OSError, ValueError):
+        except (OSError, ValueError, HTTPException):  # an answer can break off anywhere
             break
         assert status == 202
         accepted.append(name)

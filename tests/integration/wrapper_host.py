@@ -131,6 +131,16 @@ class Host:
 
         return wait_for(ask, seconds)
 
+    def cancel(self, job_id: str) -> Any:
+        """Cancel a job and return its envelope; asked again where the answer came before the end."""
+
+        def ask() -> Any:
+            status, _, envelope = call(f"{self.url}/cancel/{job_id}", {})
+            assert status == 200, envelope
+            return envelope if envelope["status"] == "cancelled" else None
+
+        return wait_for(ask)
+
     def result(self, job_id: str) -> tuple[int, Any]:
         """Return status and envelope of a job."""
         status, _, envelope = call(f"{self.url}/result/{job_id}")
@@ -165,3 +175,20 @@ def graph(frames: int = 9, prefix: str = "video/check", size: int = 64) -> dict[
 
 #: Takes longer than any test waits; tests interrupt it or kill what runs it.
 LONG = graph(4000, "video/long", 2048)
+
+
+def occupy(url: str) -> str:
+    """Have the ComfyUI at `url` run another client's long job, behind which ours wait in its queue.
+
+    Returns its prompt id once it runs. POST /interrupt ends it.
+    """
+    foreign = {node: value for node, value in LONG.items() if node != "4"}
+    prompt_id = str(call(f"{url}/prompt", {"prompt": foreign})[2]["prompt_id"])
+    wait_for(lambda: prompt_id in [entry[1] for entry in call(f"{url}/queue")[2]["queue_running"]])
+    return prompt_id
+
+
+def waiting_prompt(url: str) -> str:
+    """Return the prompt id that waits in the queue of the ComfyUI at `url`, once one does."""
+    queue = wait_for(lambda: call(f"{url}/queue")[2]["queue_pending"])
+    return str(queue[0][1])

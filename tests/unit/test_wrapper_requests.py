@@ -40,7 +40,7 @@ def refusal(data: bytes) -> Refused:
     begun = time.monotonic()
     with pytest.raises(Refused) as caught:
         parse_request(data)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 30
     return caught.value
 
 
