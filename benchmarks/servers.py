@@ -1,24 +1,17 @@
 """Starting the hub and the CDN as processes of their own, and stopping them."""
 
 import contextlib
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support import free_port as free_port
+
 from benchmarks.cdn import Behaviour
 from ltxops.errors import CheckFailed
 
 _CHECKOUT = Path(__file__).parents[1]
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

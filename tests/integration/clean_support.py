@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,34 @@ import pytest
 
 LTXOPS = [sys.executable, "-m", "ltxops.cli.main"]
 MIB = 2**20
+#: As an age in nanoseconds.
+SECOND = 10**9
 NEEDS_ROOT = pytest.mark.skipif(
     os.geteuid() != 0, reason="SKIPPED, NOT PROVEN: needs root for mounts and users"
 )
+
+#: The clock that files get their times from (clock_getres(2)): up to a tick behind time.time_ns().
+_CLOCK_REALTIME_COARSE = 5
+_LTXOPS_AT = """
+import sys, time
+now = int(sys.argv.pop(1))
+time.time_ns = lambda: now
+from ltxops.cli.main import main
+sys.exit(main())
+"""
+
+
+def moment() -> int:
+    """Return a time in nanoseconds: what was written so far is of then or older, what comes is younger."""
+    now = time.time_ns()
+    while time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) <= now:
+        time.sleep(0.001)
+    return now
+
+
+def ltxops_at(now_ns: int) -> list[str]:
+    """Return how `ltxops` is run by a clock that stands still: no age depends on how long it takes."""
+    return [sys.executable, "-c", _LTXOPS_AT, str(now_ns)]
 
 
 @contextmanager
@@ -62,9 +88,10 @@ def free(folder: Path) -> int:
     return usage.f_bavail * usage.f_frsize
 
 
-def run(*arguments: str) -> tuple[int, dict[str, Any], str]:
-    """Run `ltxops clean` with --json; returns exit code, the object, and stderr."""
+def run(*arguments: str, now_ns: int | None = None) -> tuple[int, dict[str, Any], str]:
+    """Run `ltxops clean` with --json, at `now_ns` if given; returns exit code, the object, and stderr."""
+    ltxops = LTXOPS if now_ns is None else ltxops_at(now_ns)
     done = subprocess.run(
-        [*LTXOPS, "clean", *arguments, "--json"], capture_output=True, text=True, check=False
+        [*ltxops, "clean", *arguments, "--json"], capture_output=True, text=True, check=False
     )
     return done.returncode, json.loads(done.stdout), done.stderr

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.clean_support import MIB, disk, free, marked, run
+from tests.integration.clean_support import MIB, NEEDS_ROOT, SECOND, disk, free, marked, moment, run
 from tests.integration.clean_support import make as make_file
 
 from ltxops.upkeep.cleaners import clean_pressure
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0, reason="SKIPPED, NOT PROVEN: needs root to mount small file systems"
-)
+pytestmark = NEEDS_ROOT
 
 
 @pytest.fixture(params=["tmpfs", "ext4"])
@@ -28,27 +26,29 @@ def make(path: Path, mib: int) -> Path:
     return make_file(path, mib * MIB)
 
 
-def pressure(folder: Path, min_free: int, *options: str) -> tuple[int, dict[str, Any], str]:
-    return run("pressure", "--dir", str(folder), "--older-than", "1s", "--min-free", f"{min_free}B", *options)
+def pressure(
+    folder: Path, min_free: int, *options: str, now_ns: int | None = None
+) -> tuple[int, dict[str, Any], str]:
+    ages = ("--older-than", "1s", "--min-free", f"{min_free}B")
+    return run("pressure", "--dir", str(folder), *ages, *options, now_ns=now_ns)
 
 
 def test_oldest_first_and_no_more_than_needed(output: Path) -> None:  # R44
     files = []
     for number in range(4):
         files.append(make(output / f"z{9 - number}" / f"{number}.mp4", 3))
-        time.sleep(0.02)
-    time.sleep(1.1)
+        now = moment() + SECOND
     new = make(output / "new.mp4", 2)
     before = free(output)
 
-    code, result, _ = pressure(output, before)
+    code, result, _ = pressure(output, before, now_ns=now)
     assert (code, result["deleted_files"]) == (0, 0)  # exactly enough is enough
     assert all(path.exists() for path in (*files, new))
 
-    code, dry, _ = pressure(output, before + 4 * MIB, "--dry-run")
+    code, dry, _ = pressure(output, before + 4 * MIB, "--dry-run", now_ns=now)
     assert (code, dry["deleted_files"]) == (0, 2)
     assert all(path.exists() for path in files)
-    code, result, _ = pressure(output, before + 4 * MIB)
+    code, result, _ = pressure(output, before + 4 * MIB, now_ns=now)
     assert (code, result["deleted"]) == (0, dry["deleted"])
     assert [path.exists() for path in files] == [False, False, True, True]
     assert new.exists()
@@ -60,10 +60,10 @@ def test_oldest_first_and_no_more_than_needed(output: Path) -> None:  # R44
 
 def test_still_low_exits_4_and_says_so(output: Path) -> None:  # R44, R37
     held, old = make(output / "held.mp4", 4), make(output / "old.mp4", 4)
-    time.sleep(1.1)
+    now = moment() + SECOND
     new = make(output / "new.mp4", 4)
     with held.open("rb"):
-        code, result, errors = pressure(output, 20 * MIB)
+        code, result, errors = pressure(output, 20 * MIB, now_ns=now)
     assert code == 4
     assert (held.exists(), old.exists(), new.exists()) == (True, False, True)
     assert (result["ok"], result["exit_code"], result["kept_open"], result["kept_young"]) == (False, 4, 1, 1)
@@ -114,7 +114,7 @@ def test_many_small_files_go_oldest_first_in_several_looks(
     for number in range(60):
         files.append(make_file(output / f"{number % 7}" / f"{99 - number}.png", 40_000))
         os.utime(files[-1], ns=(number, number))
-        time.sleep(0.005)  # the ctime decides
+        moment()  # the ctime decides
     time.sleep(1.1)
     wanted = free(output) + 30 * 36_000
     dry = clean_pressure(str(output), wanted, 1, dry_run=True)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.clean_support import MIB, NEEDS_ROOT, disk, make, marked
+from tests.integration.clean_support import MIB, NEEDS_ROOT, disk, marked
 
 from ltxops.upkeep.disk import free_bytes, shortage
 from ltxops.upkeep.janitor import Janitor
@@ -50,12 +50,19 @@ class Outputs:
         self.downloads = 0
         self.wrong: list[str] = []
         self.ended = threading.Event()
-        self._tell_pending()
+        self._guard = threading.Lock()
+        pending_file.touch()
 
-    def _tell_pending(self) -> None:
+    def _wait_for(self, path: Path, until: float | None) -> None:
+        """Let somebody wait for `path` until then, or nobody any more, and tell the cleaners."""
         part = self.pending_file.with_suffix(".part")
-        part.write_text("".join(f"{path}\n" for path in self.pending))
-        part.replace(self.pending_file)
+        with self._guard:
+            if until is None:
+                del self.pending[path]
+            else:
+                self.pending[path] = until
+            part.write_text("".join(f"{name}\n" for name in self.pending))
+            part.replace(self.pending_file)
 
     def write_all(self) -> None:
         """Write video after video, and begin none while the wrapper would refuse the job."""
@@ -68,17 +75,24 @@ class Outputs:
             path = self.output / f"req-{number % 50}" / f"{number:06}.mp4"
             try:
                 if number % 10 == 0:
-                    self.pending[path] = time.monotonic() + PENDING_SECONDS
-                    self._tell_pending()
-                make(path, MIB)
-                self.digests[path] = hashlib.sha256(path.read_bytes()).hexdigest()
-            except FileNotFoundError:
+                    self._wait_for(path, time.monotonic() + PENDING_SECONDS)
+                self._write(path)
+            except (FileNotFoundError, FileExistsError):
                 continue  # its folder was empty, and went just before the file was there
             except OSError as error:
                 self.wrong.append(f"writing {path}: {error}")
                 return
             number += 1
             time.sleep(1 / WRITES_A_SECOND)
+
+    def _write(self, path: Path) -> None:
+        path.parent.mkdir(exist_ok=True)
+        content = os.urandom(MIB)
+        with path.open("wb") as file:
+            file.write(content)
+            os.fsync(file.fileno())
+            # While it is open it stays, however long this takes.
+            self.digests[path] = hashlib.sha256(content).hexdigest()
 
     def watch_pending(self) -> None:
         """See that what is pending is there, and settle it after a while."""
@@ -87,8 +101,7 @@ class Outputs:
                 if path in self.digests and not path.exists():
                     self.wrong.append(f"{path} was pending and is gone")
                 if time.monotonic() > until:
-                    del self.pending[path]
-                    self._tell_pending()
+                    self._wait_for(path, None)
 
     def download(self) -> None:
         """Open a video, old ones too, read it slowly, and see that it stays under its name all the while."""

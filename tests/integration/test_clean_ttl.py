@@ -4,16 +4,15 @@ import fcntl
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.clean_support import LTXOPS, SECOND, ltxops_at, moment
 
 from ltxops.upkeep.cleaners import clean_ttl
 
-LTXOPS = [sys.executable, "-m", "ltxops.cli.main"]
 ANY_AGE = 0
 
 
@@ -31,9 +30,9 @@ def make(path: Path, size: int = 5000) -> Path:
     return path
 
 
-def ttl(folder: Path, *options: str) -> dict[str, Any]:
-    command = [*LTXOPS, "clean", "ttl", "--dir", str(folder), "--older-than", "1s", "--json", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def ttl(folder: Path, now_ns: int, *options: str) -> dict[str, Any]:
+    command = ["clean", "ttl", "--dir", str(folder), "--older-than", "1s", "--json", *options]
+    done = subprocess.run([*ltxops_at(now_ns), *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(done.stderr.splitlines()) == 1  # one log line a run
     result: dict[str, Any] = json.loads(done.stdout)
@@ -44,14 +43,14 @@ def test_old_goes_and_new_stays(output: Path) -> None:  # R41
     old = make(output / "sub" / "old.mp4")
     future = make(output / "future.mp4")
     os.utime(future, (time.time() + 86400,) * 2)
-    time.sleep(1.2)
+    now = moment() + SECOND
     copied = make(output / "copied.mp4")
     os.utime(copied, (0, 0))
     new_future = make(output / "new_future.mp4")
     os.utime(new_future, (time.time() + 86400,) * 2)
     fresh = make(output / "fresh.mp4")
     (output / "new-empty").mkdir()
-    result = ttl(output)
+    result = ttl(output, now)
     assert not old.exists()
     assert not old.parent.exists()
     assert not future.exists()
@@ -60,14 +59,15 @@ def test_old_goes_and_new_stays(output: Path) -> None:  # R41
     assert output.exists()
 
 
-def test_old_and_new_side_by_side(output: Path) -> None:  # R37, R40, R41
+def test_old_and_new_side_by_side(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # R37, R40, R41
     # After an old file the next one takes a shorter way: whatever it is, the outcome is the same.
     kinds = ("old", "young", "open", "linked", "locked")
     for number in range(100):
         make(output / f"{number:03}-{kinds[number % 5]}.mp4")
     for path in output.glob("*-linked.mp4"):
         os.link(path, output.parent / path.name)
-    time.sleep(1.1)
+    now = moment() + SECOND
+    monkeypatch.setattr(time, "time_ns", lambda: now)
     for path in output.glob("*-young.mp4"):
         path.touch()
     held = [path.open("rb") for path in (*output.glob("*-open.mp4"), *output.glob("*-locked.mp4"))]
@@ -94,12 +94,12 @@ def test_a_dry_run_says_exactly_what_a_real_run_does(output: Path) -> None:
     os.link(output / "job" / "two.mp4", output / "two.mp4")
     (output / "link.mp4").symlink_to("two.mp4")
     (output / "empty" / "deep").mkdir(parents=True)
-    time.sleep(1.1)
+    now = moment() + SECOND
     make(output / "new" / "three.mp4")
     before = sorted(output.rglob("*"))
-    dry = ttl(output, "--dry-run")
+    dry = ttl(output, now, "--dry-run")
     assert sorted(output.rglob("*")) == before
-    real = ttl(output)
+    real = ttl(output, now)
     told = ("deleted", "deleted_files", "deleted_folders", "bytes_freed", "kept_open", "kept_young", "ok")
     assert {key: dry[key] for key in told} == {key: real[key] for key in told}
     assert (dry["dry_run"], real["dry_run"]) == (True, False)

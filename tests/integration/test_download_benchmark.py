@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from benchmarks import measure, tree, warm
+from tests.support import wait_for
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -54,14 +55,14 @@ def test_a_peer_that_takes_bad_bytes_for_good_is_told(tmp_path: Path) -> None:
     report = tmp_path / "r.json"
     done = benchmark(
         tmp_path / "work",
-        *("--scale", "0.01", "--scenarios", "faults", "--clients", "curl", "--fault-seconds", "2"),
+        *("--scale", "0.01", "--scenarios", "faults", "--clients", "curl", "--fault-seconds", "10"),
         *("--json", report),
     )
     found = {one["scenario"]: one for one in results_of(report)}
     assert done.returncode == 0, done.stderr
     assert (found["fault-flip"]["exit_code"], found["fault-flip"]["bad"]) == (0, [tree.ONE])
     assert (found["fault-short"]["exit_code"], found["fault-short"]["bad"]) == (0, [tree.ONE])
-    assert found["fault-stall"]["exit_code"] is None and found["fault-stall"]["seconds"] >= 2
+    assert found["fault-stall"]["exit_code"] is None and found["fault-stall"]["seconds"] >= 10
     assert found["fault-ignored-range"]["right"]
 
 
@@ -89,8 +90,20 @@ def test_the_judge_finds_what_is_missing_and_what_is_bad(tmp_path: Path) -> None
     assert tree.judge(folder, promises) == tree.Judgement((names[0],), (names[1], names[2]))
 
 
-def test_a_whole_tree_of_processes_is_measured(tmp_path: Path) -> None:
-    child = "x = b'x' * 80_000_000; import time\nwhile time.process_time() < 0.5: pass"
+def test_a_whole_tree_of_processes_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = tmp_path / "seen"
+
+    def tree_memory(root: int) -> int:
+        if (found := sample(root)) > 80_000_000:
+            seen.touch()
+        return found
+
+    sample = measure.tree_memory
+    monkeypatch.setattr(measure, "tree_memory", tree_memory)
+    child = (
+        "x = b'x' * 80_000_000; import os, time\nwhile time.process_time() < 0.5: pass\n"
+        f"while not os.path.exists('{seen}'): time.sleep(0.02)"
+    )
     command = ["bash", "-c", f'{sys.executable} -c "{child}"; exit 7']
     measured = measure.measure(command, os.environ, tmp_path / "log", 60)
     assert measured.exit_code == 7
@@ -98,14 +111,25 @@ def test_a_whole_tree_of_processes_is_measured(tmp_path: Path) -> None:
     assert 0.45 <= measured.cpu_seconds <= measured.seconds + 0.5
 
 
-def test_nothing_is_left_running_at_the_deadline(tmp_path: Path) -> None:
+def test_nothing_is_left_running_at_the_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mark = tmp_path / "alive"
+
+    def tree_memory(root: int) -> int:
+        wait_for(mark.exists)
+        return sample(root)
+
+    def stays_away() -> bool:
+        mark.unlink(missing_ok=True)
+        time.sleep(0.3)
+        return not mark.exists()
+
+    sample = measure.tree_memory
+    monkeypatch.setattr(measure, "tree_memory", tree_memory)
     command = ["bash", "-c", f"(while true; do date > {mark}; sleep 0.05; done) & wait"]
     measured = measure.measure(command, os.environ, tmp_path / "log", 0.5)
-    assert measured.exit_code is None and measured.seconds < 5
-    mark.unlink()
-    time.sleep(0.3)
-    assert not mark.exists()
+    assert measured.exit_code is None and measured.seconds < 60
+    # What is killed in the middle of making the file may still do so.
+    wait_for(stays_away, 10)
 
 
 @pytest.mark.parametrize("opened", [False, True])

@@ -16,8 +16,11 @@ import pytest
 from plugins.modules.ltxops_join import process_alive
 from tests.integration.models_support import LORA, RunningHub, clean_environment, command, ltxops
 from tests.integration.pace import Pace, large_file
+from tests.support import wait_for
 
 SIZE = 48 * 1024 * 1024
+#: Bytes a second. A download is slow until what it is to show was seen, and then comes to an end.
+SLOW, QUICK = 2_000_000, 200_000_000
 
 
 @pytest.fixture
@@ -48,32 +51,43 @@ def content(file: Path) -> dict[str, Any]:
 
 
 def wait_until_under_way(file: Path) -> dict[str, Any]:
-    deadline = time.monotonic() + 30
-    while not (found := content(file)).get("bytes_done"):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
+    wait_for(lambda: content(file).get("bytes_done", 0) >= SIZE // 100)
+    return content(file)
 
 
 def test_events_tell_of_each_step_and_the_result_is_the_last_line(hub: RunningHub, home: Path) -> None:
-    hub.fault = Pace(hub, 16_000_000)
-    before = time.monotonic()
-    done = ltxops(*sync(hub, "--events"), home=home)
-    seconds = time.monotonic() - before
-    assert done.returncode == 0, done.stderr
-    *events, result = [json.loads(line) for line in done.stdout.splitlines()]
+    pace = hub.fault = Pace(hub, SLOW)
+    begin = time.monotonic()
+    told, progress = [], []
+    with subprocess.Popen(
+        command(*sync(hub, "--events")),
+        env=clean_environment(home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout and process.stderr
+        for line in process.stdout:
+            told.append(json.loads(line))
+            if told[-1].get("event") != "progress":
+                continue
+            progress.append(told[-1])
+            counted = [event["bytes_done"] for event in progress]
+            if pace.bytes_per_second == SLOW and len(progress) >= 3 and counted[-1] > counted[0]:
+                # It was measured for a part of the time that has passed here.
+                least = counted[-1] / (time.monotonic() - begin)
+                assert least <= progress[-1]["rate_bytes_per_second"] <= SLOW
+                pace.bytes_per_second = QUICK
+        errors = process.stderr.read()
+    assert (process.returncode, errors) == (0, b"")
+    *events, result = told
     assert (result["ok"], result["fetched"]) == (True, [LORA])
     kinds = [event["event"] for event in events]
     assert [kind for kind in kinds if kind != "progress"] == ["note", "start", "finish", "done"]
-    progress = [event for event in events if event["event"] == "progress"]
-    assert 3 <= len(progress) <= seconds * 2 + 1
-    counted = [event["bytes_done"] for event in progress]
-    assert counted == sorted(counted) and counted[-1] > counted[0]
+    assert 3 <= len(progress) <= (time.monotonic() - begin) * 2 + 1
+    assert counted == sorted(counted)
     last = progress[-1]
     assert (last["bytes_total"], last["files_total"], last["files_done"]) == (SIZE, 1, 0)
-    assert 2_000_000 < last["rate_bytes_per_second"] < 32_000_000
     assert events[-1]["bytes_done"] == SIZE and events[-1]["exit_code"] == 0
-    assert done.stderr == ""
 
 
 def test_events_of_a_failure_end_with_its_sentence_and_exit_code(hub: RunningHub, home: Path) -> None:
@@ -90,7 +104,7 @@ def test_who_reads_events_may_go_and_the_sync_goes_on(hub: RunningHub, home: Pat
         assert process.stdout
         process.stdout.readline()
         process.stdout.close()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     assert content(file)["state"] == "done"
     assert (hub.manifest_path.parent / "models" / LORA).stat().st_size == SIZE
 
@@ -108,32 +122,46 @@ def test_a_reader_that_is_slow_holds_up_no_download(hub: RunningHub, home: Path)
     ) as process:
         os.close(writing)
         weight = hub.manifest_path.parent / "models" / LORA
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not weight.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         # Read before anything is checked, so that the process can end.
         here, waiting = weight.exists(), process.poll() is None
         with os.fdopen(reading, "rb") as stream:
             lines = stream.read().lstrip(b"x").splitlines()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     assert here and waiting
     assert json.loads(lines[-1])["fetched"] == [LORA]
 
 
 def test_a_log_has_a_line_every_few_seconds(hub: RunningHub, home: Path) -> None:
-    hub.fault = Pace(hub, 6_000_000)
+    pace = hub.fault = Pace(hub, SLOW)
     before = time.monotonic()
-    done = ltxops(*sync(hub), home=home)
-    assert done.returncode == 0
-    so_far = [line for line in done.stderr.splitlines() if line.startswith("so far")]
+    so_far, rest = [], ""
+    with subprocess.Popen(
+        command(*sync(hub)),
+        env=clean_environment(home),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr
+        for line in process.stderr:
+            if line.startswith("so far"):
+                so_far.append(line.rstrip())
+                pace.bytes_per_second = QUICK
+            else:
+                rest += line
+    assert process.returncode == 0
     assert 1 <= len(so_far) <= (time.monotonic() - before) / 5
-    shape = r"so far   \d+\.\d MiB, \d+ % of 48\.0 MiB, \d+\.\d MiB/s, about \d+ s left, 0 of 1 files"
+    size = r"\d+\.\d [KM]iB"
+    shape = rf"so far   {size}, \d+ % of 48\.0 MiB, {size}/s, about \d+ (s|min) left, 0 of 1 files"
     assert re.fullmatch(shape, so_far[0])
-    assert f"proven   {LORA} (48.0 MiB in " in done.stderr
+    assert f"proven   {LORA} (48.0 MiB in " in rest
 
 
 def test_a_terminal_has_a_bar_for_the_file_and_one_for_all(hub: RunningHub, home: Path) -> None:
-    hub.fault = Pace(hub, 24_000_000)
+    pace = hub.fault = Pace(hub, SLOW)
     master, terminal = pty.openpty()
     shown = bytearray()
 
@@ -145,6 +173,9 @@ def test_a_terminal_has_a_bar_for_the_file_and_one_for_all(hub: RunningHub, home
         except OSError:
             pass
 
+    def text() -> str:
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode(errors="ignore"))
+
     environment = clean_environment(home, TERM="xterm", COLUMNS="120")
     reader = threading.Thread(target=read)
     with subprocess.Popen(
@@ -152,18 +183,18 @@ def test_a_terminal_has_a_bar_for_the_file_and_one_for_all(hub: RunningHub, home
     ) as process:
         os.close(terminal)
         reader.start()
+        wait_for(lambda: re.search(r"all files \(0/1\).*/48\.0 MiB.* MB/s", text()))
+        wait_for(lambda: re.search(r"renamed\.safetensors +.*/48\.0 MiB.* MB/s", text()))
+        pace.bytes_per_second = QUICK
         process.communicate(timeout=60)
-    reader.join(10)
+    reader.join(60)
     os.close(master)
     assert process.returncode == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
-    assert re.search(r"all files \(0/1\).*MiB.*MB/s|all files \(0/1\).*/48\.0 MiB", text)
-    assert re.search(r"renamed\.safetensors +.*/48\.0 MiB", text)
-    assert f"proven {LORA} (48.0 MiB)" in text
+    assert f"proven {LORA} (48.0 MiB)" in text()
 
 
 def test_the_file_tells_how_far_it_is_and_how_it_ended(hub: RunningHub, home: Path, file: Path) -> None:
-    hub.fault = Pace(hub, 16_000_000)
+    pace = hub.fault = Pace(hub, SLOW)
     seen = []
     begin = time.monotonic()
     with subprocess.Popen(
@@ -178,6 +209,7 @@ def test_the_file_tells_how_far_it_is_and_how_it_ended(hub: RunningHub, home: Pa
         assert [row["file"] for row in under_way["files"]] == [LORA]
         assert 0 < under_way["files"][0]["percent"] < 100
         assert "% of 48.0 MiB" in under_way["summary"]
+        pace.bytes_per_second = 16_000_000
         while process.poll() is None:
             # Whoever reads finds a whole file at any moment.
             seen.append(content(file)["updated"])
@@ -193,7 +225,7 @@ def test_the_file_tells_how_far_it_is_and_how_it_ended(hub: RunningHub, home: Pa
 def test_the_file_of_a_killed_sync_can_be_told_from_that_of_a_running_one(  # R17
     hub: RunningHub, home: Path, file: Path
 ) -> None:
-    hub.fault = Pace(hub, 8_000_000)
+    hub.fault = Pace(hub, SLOW)
     with subprocess.Popen(
         command(*sync(hub, "--progress-file", file)), env=clean_environment(home), stderr=subprocess.PIPE
     ) as process:
@@ -208,8 +240,9 @@ def test_the_file_of_a_killed_sync_can_be_told_from_that_of_a_running_one(  # R1
 def test_a_run_that_waits_for_the_lock_leaves_the_file_to_the_one_that_has_it(  # R22
     hub: RunningHub, home: Path, file: Path
 ) -> None:
-    hub.fault = Pace(hub, 8_000_000)
+    pace = hub.fault = Pace(hub, SLOW // 4)
     argv = command(*sync(hub, "--progress-file", file))
+    lock = hub.manifest_path.parent / "models/.ltxops/lock"
     pipes = {"env": clean_environment(home), "stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(argv, **pipes) as first:  # type: ignore[call-overload]
         wait_until_under_way(file)
@@ -217,9 +250,12 @@ def test_a_run_that_waits_for_the_lock_leaves_the_file_to_the_one_that_has_it(  
         assert refused.returncode == 6
         assert (content(file)["state"], content(file)["pid"]) == ("running", first.pid)
         with subprocess.Popen([*argv, "--wait", "60"], **pipes) as second:  # type: ignore[call-overload]
+            wait_for(lambda: any(one.resolve() == lock for one in Path(f"/proc/{second.pid}/fd").iterdir()))
+            # The file is written once a second.
             time.sleep(1.5)
             assert second.poll() is None
             assert (content(file)["state"], content(file)["pid"]) == ("running", first.pid)
+            pace.bytes_per_second = QUICK
             first.communicate(timeout=60)
             second.communicate(timeout=60)
         assert (first.returncode, second.returncode) == (0, 0)
