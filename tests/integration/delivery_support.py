@@ -52,14 +52,14 @@ class RunningServer:
 
     def __enter__(self) -> "RunningServer":
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
     def _run(self) -> None:
@@ -127,7 +127,7 @@ def output(path: Path) -> OutputItem:
     )
 
 
-async def until(condition: Callable[[], object], seconds: float = 15.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait for `condition`."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -143,7 +143,7 @@ class Storage:
 
     def ask(self, method: str, path: str) -> bytes:
         """Return what a plain request is answered."""
-        with urlopen(Request(self.url + path, method=method), timeout=20) as response:
+        with urlopen(Request(self.url + path, method=method), timeout=60) as response:
             body: bytes = response.read()
             return body
 

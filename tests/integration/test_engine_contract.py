@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from tests.support import wait_for
 
 from ltxops.embedded.comfyui.catalog import INPUT_FOLDERS, recorded
 from ltxops.embedded.comfyui.options import Options, folders_under
@@ -58,6 +59,14 @@ SCENARIOS = {
     "history_one_good_one_bad_branch",
     "view_range",
 }
+
+#: The job that is interrupted, and whose interruption is compared, renders longer here than any test waits.
+LONG: dict[str, Any] = RECORDINGS["queue_busy"]["body"]["queue_running"][0][2]
+for graph in (
+    LONG,
+    *(entry["prompt"][2] for entry in RECORDINGS["history_after_interrupt"]["body"].values()),
+):
+    graph["1"]["inputs"] |= {"width": 2048, "height": 2048, "batch_size": 4096}
 
 Scenario = Callable[["Client"], Awaitable[None]]
 
@@ -135,7 +144,7 @@ def against_engine(base: Path, scenario: Scenario) -> None:
     async def play() -> None:
         place_weights(base)
         async with running(Options("127.0.0.1", 0, folders_under(base))) as address:
-            timeout = aiohttp.ClientTimeout(total=30)
+            timeout = aiohttp.ClientTimeout(total=60)
             async with aiohttp.ClientSession(address, timeout=timeout) as session:
                 await scenario(Client(session, base))
 
@@ -257,7 +266,7 @@ def test_a_good_run_its_messages_and_the_same_again_from_cache(tmp_path: Path) -
             assert_same(answer, "check_prompt")
             heard: list[dict[str, Any]] = []
             while not heard or heard[-1]["data"].get("node", "") is not None:
-                heard.append(await socket.receive_json(timeout=20))
+                heard.append(await socket.receive_json(timeout=60))
         assert comparable(heard) == comparable(RECORDINGS["check_ws_messages"])
 
         prompt_id = answer["body"]["prompt_id"]
@@ -279,9 +288,9 @@ def test_a_busy_queue_and_an_interruption(tmp_path: Path) -> None:
         check = RECORDINGS["check_prompt"]["request"]["json"]["prompt"]
         await client.ended(await client.submit(check))
         busy = RECORDINGS["queue_busy"]["body"]
-        long = await client.submit(busy["queue_running"][0][2])
+        long = await client.submit(LONG)
         short = await client.submit(busy["queue_pending"][0][2])
-        await client.runs(long)
+        await asyncio.to_thread(wait_for, lambda: list(client.base.glob("output/video/.*.part")))
         assert_same(await client.replay("queue_busy"), "queue_busy")
         assert_same(await client.replay("interrupt_running"), "interrupt_running")
 
@@ -302,7 +311,7 @@ def test_a_busy_queue_and_an_interruption(tmp_path: Path) -> None:
 
 def test_one_good_and_one_bad_branch(tmp_path: Path) -> None:
     async def scenario(client: Client) -> None:
-        long = await client.submit(RECORDINGS["queue_busy"]["body"]["queue_running"][0][2])
+        long = await client.submit(LONG)
         await client.runs(long)
         answer = await client.replay("prompt_one_good_one_bad_branch")
         queue = comparable(await client.replay("api_prefix_queue"))

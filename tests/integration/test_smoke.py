@@ -1,11 +1,11 @@
 """`ltxops smoke` against a guarded host: what it proves, and what it says when something is broken."""
 
+import asyncio
 import json
 import shutil
-import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.integration.smoke_host import TOKEN, Front, engine, serving, write_weights
+from tests.support import wait_for
 
 from ltxops.cli.main import main
 from ltxops.generation import proof
+from ltxops.generation.comfyui import Event, Execution
 
 STEPS = ["reach", "engine", "nodes", "submit", "follow", "history", "download", "decode", "judge"]
 SMALL = ["--width", "192", "--height", "128", "--length", "9"]
@@ -222,41 +224,47 @@ def test_a_stopped_gateway_is_one_sentence_with_its_url(tmp_path: Path, token_fi
     assert report["error"].startswith(f"reach: {url}/queue cannot be reached: Connect")
 
 
+def at_node(monkeypatch: pytest.MonkeyPatch, node: str, act: Callable[[], None]) -> None:
+    """Call `act` in the event loop of the client as soon as it has heard that a node of its job begins."""
+    observe = Execution.observe
+
+    def observed(job: Execution, message: dict[str, Any], now: float) -> list[Event]:
+        events = observe(job, message, now)
+        if any((event.kind, event.node) == ("executing", node) for event in events):
+            act()
+        return events
+
+    monkeypatch.setattr(Execution, "observe", observed)
+
+
 def test_an_engine_that_dies_in_the_middle_is_told_with_its_node(  # R36
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(proof, "_GRACE_SECONDS", 0.5)
-    with engine(base, seconds_per_step=5) as (url, process):
-
-        def kill_when_busy() -> None:
-            for _ in range(200):
-                with urllib.request.urlopen(url + "/queue") as answer:
-                    if json.load(answer)["queue_running"]:
-                        break
-                time.sleep(0.05)
-            time.sleep(0.3)
-            process.kill()
-
-        killer = threading.Thread(target=kill_when_busy)
-        killer.start()
+    with engine(base, seconds_per_step=60) as (url, process):
+        at_node(monkeypatch, "40", process.kill)
         assert smoke(url, tmp_path / "out", "--case", "distilled", *SMALL) == 1
-        killer.join()
     report = read(tmp_path / "out")
     assert steps(report)[-1] == ("follow", False)
     assert f"ComfyUI went away while it ran job {report['prompt_id']} at node 40" in report["error"]
 
 
-def test_a_job_over_its_deadline_is_cancelled(base: Path, tmp_path: Path) -> None:
-    with engine(base, seconds_per_step=5) as (url, _):
-        assert smoke(url, tmp_path / "out", "--case", "distilled", *SMALL, "--deadline", "1") == 1
-        for _ in range(100):
-            with urllib.request.urlopen(url + "/queue") as answer:
-                if not json.load(answer)["queue_running"]:
-                    break
-            time.sleep(0.05)
-        else:
-            pytest.fail("the job still runs")
-    assert "did not end within 1 s: node 40 was the last to run" in read(tmp_path / "out")["error"]
+def test_a_job_over_its_deadline_is_cancelled(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def let_an_hour_pass() -> None:
+        """Set the clock on which the client waits."""
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: time.monotonic() + 3600)
+
+    def is_idle(url: str) -> bool:
+        with urllib.request.urlopen(url + "/queue") as answer:
+            return not json.load(answer)["queue_running"]
+
+    with engine(base, seconds_per_step=60) as (url, _):
+        at_node(monkeypatch, "40", let_an_hour_pass)
+        assert smoke(url, tmp_path / "out", "--case", "distilled", *SMALL, "--deadline", "3000") == 1
+        wait_for(lambda: is_idle(url))
+    assert "did not end within 3000 s: node 40 was the last to run" in read(tmp_path / "out")["error"]
 
 
 def test_a_missing_weight_is_named_with_its_folder(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The embedded engine's decisions that need no server: validation, order, sizes, names, the queue."""
 
 import threading
+import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -335,8 +336,23 @@ def test_pages_of_other_sites(host: str, origin: str | None, site: str | None, f
 
 def job(queue: JobQueue, name: str, *, front: bool = False) -> Job:
     found = Job(queue.number(front=front), name, {}, {}, [])
-    queue.put(found)
+    queue.put(found, lambda: None)
     return found
+
+
+def test_what_is_told_of_a_job_comes_before_it_is_taken() -> None:
+    queue = JobQueue()
+    seen: list[Job | None] = []
+    worker = threading.Thread(target=lambda: seen.append(queue.take()))
+    worker.start()
+
+    def tell() -> None:
+        time.sleep(0.05)
+        seen.append(None)
+
+    queue.put(found := Job(0, "a", {}, {}, []), tell)
+    worker.join()
+    assert seen == [None, found]
 
 
 def test_the_queue_runs_in_order_and_the_front_first() -> None:

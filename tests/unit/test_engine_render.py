@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from tests.support import wait_for
 
 from ltxops.embedded.comfyui.catalog import INPUT_FOLDERS, catalog, recorded, upload_checks
 from ltxops.embedded.comfyui.executor import Executor
@@ -415,13 +416,12 @@ def test_an_image_replaced_under_its_name_is_read_again(folders: Folders) -> Non
 
 
 def test_an_interruption_leaves_no_file(folders: Folders) -> None:
-    graph = flat(0, batch_size=4096)
+    graph = flat(0, batch_size=4096, width=2048, height=2048)
     job = Job(0, "id", graph, {}, ["3"])
     seen: list[str] = []
 
     def interrupt(part: Path) -> None:
-        while not seen:
-            seen.extend(path.name for path in part.iterdir())
+        seen.extend(wait_for(lambda: [path.name for path in part.iterdir()]))
         job.cancel.set()
 
     (folders.output / "v").mkdir()

@@ -58,8 +58,7 @@ class Engine:
     def submit(self, job: Job) -> None:
         """Queue a job."""
         LOG.info("got prompt")
-        self.queue.put(job)
-        self.tell_status()
+        self.queue.put(job, self.tell_status)
 
     def free(self) -> None:
         """Empty the cache before the next job."""

@@ -2,6 +2,7 @@
 
 import heapq
 import threading
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,10 +63,11 @@ class JobQueue:
             self._next_number += 1
             return -number if front else number
 
-    def put(self, job: Job) -> None:
-        """Queue a job."""
+    def put(self, job: Job, tell: Callable[[], None]) -> None:
+        """Queue a job; `tell` is called before it can be taken, so that what it says comes first."""
         with self._changed:
             heapq.heappush(self._pending, job)
+            tell()
             self._changed.notify()
 
     def take(self) -> Job | None:
