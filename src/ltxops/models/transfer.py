@@ -1,5 +1,6 @@
 """Bringing ranges of files: one thread's loop of asking, judging the answer, and writing what comes."""
 
+import os
 import time
 
 from ltxops.errors import BadInput, LtxopsError, NetworkError
@@ -17,6 +18,9 @@ _BUFFER_BYTES = 512 * 1024
 #: Half of what a kill may cost a connection, because what is in the buffers is lost with it.
 _RECORD_BYTES = 4 * MIB
 _MOST_REDIRECTS = 5
+#: Where the processors are busy, bringing gives way to the hash: a file that is ahead of it only waits, and
+#: the largest would be hashed alone in the end. Linux has a niceness for each thread (sched(7)).
+_NICENESS = 8
 
 
 class Worker:
@@ -29,6 +33,7 @@ class Worker:
 
     def run(self) -> None:
         """Work until the board has nothing more for this thread."""
+        os.nice(_NICENESS)
         try:
             while (task := self._board.take()) is not None:
                 self._serve(task)
