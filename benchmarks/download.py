@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from tests.support import free_port
 
 from benchmarks import bars, plot, report, servers, tree
 from benchmarks.clients import OURS, SHORT, Client, missing_tools
@@ -113,7 +114,7 @@ def _require_space(work: Path, scale: float) -> None:
 def _run(
     args: argparse.Namespace, clients: Sequence[Client], work: Path, console: Console
 ) -> tuple[list[Result], dict[str, Any]]:
-    source, manifest, port = work / "source", work / "models.yaml", servers.free_port()
+    source, manifest, port = work / "source", work / "models.yaml", free_port()
     console.print(f"writing {sum(tree.LARGE.values()) * args.scale / 1e9:.2f} GB of random files to {source}")
     promises = tree.write_tree(source, args.scale)
     tree.write_manifest(manifest, promises)

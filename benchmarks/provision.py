@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.test_onstart import checked_out
+from tests.support import free_port
 
 from benchmarks import servers
 from benchmarks.bars import Bar
@@ -99,7 +100,7 @@ def judge(found: Found) -> list[Bar]:
 def hub_of(folder: Path, listed: Path, root: Path, line: int) -> Iterator[str]:
     """Run a hub and its CDN, which sends `line` bytes a second in all; 0 is no limit."""
     log = folder / "servers.log"
-    port = servers.free_port()
+    port = free_port()
     with (
         servers.cdn(root, port, Behaviour(line_bytes=line), log),
         servers.hub(listed, root, port, log) as url,

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support import free_port as free_port
-
 from benchmarks.cdn import Behaviour
 from ltxops.errors import CheckFailed
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from tests.support import free_port
 
-from benchmarks.servers import free_port
 from ltxops.generation.comfyui import ComfyClient
 
 P50_SECONDS, P99_SECONDS = 0.015, 0.060

@@ -22,6 +22,7 @@ NEEDS_ROOT = pytest.mark.skipif(
 
 #: The clock that files get their times from (clock_getres(2)): up to a tick behind time.time_ns().
 _CLOCK_REALTIME_COARSE = 5
+#: `ltxops` by a clock that stands still: no age depends on how long it takes.
 _LTXOPS_AT = """
 import sys, time
 now = int(sys.argv.pop(1))
@@ -37,11 +38,6 @@ def moment() -> int:
     while time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) <= now:
         time.sleep(0.001)
     return now
-
-
-def ltxops_at(now_ns: int) -> list[str]:
-    """Return how `ltxops` is run by a clock that stands still: no age depends on how long it takes."""
-    return [sys.executable, "-c", _LTXOPS_AT, str(now_ns)]
 
 
 @contextmanager
@@ -90,7 +86,7 @@ def free(folder: Path) -> int:
 
 def run(*arguments: str, now_ns: int | None = None) -> tuple[int, dict[str, Any], str]:
     """Run `ltxops clean` with --json, at `now_ns` if given; returns exit code, the object, and stderr."""
-    ltxops = LTXOPS if now_ns is None else ltxops_at(now_ns)
+    ltxops = LTXOPS if now_ns is None else [sys.executable, "-c", _LTXOPS_AT, str(now_ns)]
     done = subprocess.run(
         [*ltxops, "clean", *arguments, "--json"], capture_output=True, text=True, check=False
     )

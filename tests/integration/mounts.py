@@ -15,30 +15,31 @@ def mounted(folder: Path, kind: str, size: str) -> Iterator[Path]:
     """Mount a new file system of `kind` (tmpfs, or one that mkfs makes in a file) and return where."""
     if os.geteuid() != 0:
         pytest.skip("not root, so no small file system can be mounted")
-    where = folder / kind
-    where.mkdir(parents=True)
-    if kind == "tmpfs":
-        command: list[str | Path] = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", where]
-    else:
+    what: tuple[str | Path, ...] = ("-t", "tmpfs", "-o", f"size={size}", "tmpfs")
+    if kind != "tmpfs":
+        folder.mkdir(parents=True, exist_ok=True)
         image = folder / f"{kind}.img"
         subprocess.run(["truncate", "-s", size, image], check=True)
         make = subprocess.run([f"/usr/sbin/mkfs.{kind}", "-q", image], capture_output=True, text=True)
         assert make.returncode == 0, make.stderr
-        command = ["mount", "-o", "loop", image, where]
-    subprocess.run(command, check=True)
-    try:
+        what = ("-o", "loop", image)
+    with _mounted(folder / kind, *what) as where:
         yield where
-    finally:
-        subprocess.run(["umount", where], check=True)
 
 
 @contextmanager
 def after_a_power_cut(folder: Path, kind: str) -> Iterator[Path]:
     """Mount what the disk of a file system that is `mounted` holds now, without what only memory holds."""
-    image, where = folder / "cut.img", folder / "cut"
-    where.mkdir()
+    image = folder / "cut.img"
     subprocess.run(["cp", "--sparse=always", folder / f"{kind}.img", image], check=True)
-    subprocess.run(["mount", "-o", "loop", image, where], check=True)
+    with _mounted(folder / "cut", "-o", "loop", image) as where:
+        yield where
+
+
+@contextmanager
+def _mounted(where: Path, *what: str | Path) -> Iterator[Path]:
+    where.mkdir(parents=True)
+    subprocess.run(["mount", *what, where], check=True)
     try:
         yield where
     finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.clean_support import LTXOPS, SECOND, ltxops_at, moment
+from tests.integration.clean_support import LTXOPS, SECOND, moment, run
 
 from ltxops.upkeep.cleaners import clean_ttl
 
@@ -31,11 +31,9 @@ def make(path: Path, size: int = 5000) -> Path:
 
 
 def ttl(folder: Path, now_ns: int, *options: str) -> dict[str, Any]:
-    command = ["clean", "ttl", "--dir", str(folder), "--older-than", "1s", "--json", *options]
-    done = subprocess.run([*ltxops_at(now_ns), *command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert len(done.stderr.splitlines()) == 1  # one log line a run
-    result: dict[str, Any] = json.loads(done.stdout)
+    code, result, errors = run("ttl", "--dir", str(folder), "--older-than", "1s", *options, now_ns=now_ns)
+    assert code == 0, errors
+    assert len(errors.splitlines()) == 1  # one log line a run
     return result
 
 
